@@ -5,11 +5,9 @@ The engine is the real one, by chdb, behind a front of ours: see tests/clickhous
 
 import datetime as dt
 import signal
-import subprocess
 import sys
 import threading
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from decimal import Decimal, localcontext
 from functools import partial
@@ -29,6 +27,7 @@ from aggregator.source.clickhouse_grants import beyond_reading
 from aggregator.source.dialects import Fault
 from aggregator.source.stand_ins import Rows
 from tests.clickhouse import ClickHouse, clickhouse
+from tests.source_reader import REPEATED, Row, came, error_of, expected, grown, reading, rows_of_two_days
 
 pytestmark = pytest.mark.xdist_group("clickhouse")
 
@@ -86,37 +85,11 @@ def refusal(source: Source, query: str, span: Span = ONE) -> str:
 
 # Hours
 
-REPEATED = Span(dt.datetime(2026, 10, 31, 12, tzinfo=dt.UTC), dt.datetime(2026, 11, 2, 12, tzinfo=dt.UTC))
-"""Two days around the hour that New York has twice."""
-
-Row = tuple[str, Decimal, dt.datetime]
-
-
-def rows_of_two_days() -> list[Row]:
-    """Uses of three customers: on each border of an hour, right before it, and in between."""
-    rows = []
-    for place in range(48):
-        start = REPEATED.start + place * HOUR
-        for number, customer in enumerate(("cus_a", "cus_b", "cus_c")):
-            for piece, offset in enumerate((dt.timedelta(0), HOUR / 3, HOUR - MICROSECOND)):
-                amount = Decimal(place * 1_000_003 + number * 101 + piece) + Decimal("0.000001") * (
-                    place + piece
-                )
-                rows.append((customer, amount * Decimal("86420975.309"), start + offset))
-    return [(customer, round(amount, 6), at) for customer, amount, at in rows]
-
 
 def _values(rows: list[Row]) -> str:
     return ", ".join(
         f"('{customer}', '{amount}', '{at:%Y-%m-%d %H:%M:%S.%f}')" for customer, amount, at in rows
     )
-
-
-def expected(rows: list[Row]) -> dict[tuple[str, dt.datetime], Decimal]:
-    sums: Counter[tuple[str, dt.datetime]] = Counter()
-    for customer, amount, at in rows:
-        sums[customer, at.replace(minute=0, second=0, microsecond=0)] += amount  # type: ignore[assignment]
-    return dict(sums)  # type: ignore[arg-type]
 
 
 SUM = "sum(toDecimal256(quantity, 6)) as quantity"
@@ -407,34 +380,13 @@ def test_a_query_that_somebody_stops_is_tried_again(server: ClickHouse) -> None:
 
 def test_rows_stream(server: ClickHouse) -> None:
     """Twice as many rows take no more memory, once there are more than one block."""
-    program = f"""
-import datetime as dt, resource
-from aggregator.core.model import Span
-from aggregator.source import Source
-start, hour = dt.datetime(2026, 6, 1, tzinfo=dt.UTC), dt.timedelta(hours=1)
-source = Source("app", {server.url()!r}, statement_timeout=dt.timedelta(minutes=5))
-peaks = []
-for many in (80_000, 160_000):
-    query = f"select concat('cus_', toString(number)) as customer, number as quantity from numbers({{many}})"
-    assert sum(len(batch) for batch in source.read(query, Span(start, start + hour), hour)) == many
-    peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
-assert peaks[1] - peaks[0] < 12_000, peaks
-"""
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    query = "select concat('cus_', toString(number)) as customer, number as quantity from numbers(MANY)"
+    assert grown(server.url(), query, 80_000, 160_000) < 12_000
 
 
 def test_an_interrupted_reader_leaves_no_query_running(server: ClickHouse) -> None:
     """By Ctrl-C, in the middle of a query: the server is told."""
-    program = f"""
-import datetime as dt
-from aggregator.core.model import Span
-from aggregator.source import Source
-start, hour = dt.datetime(2026, 6, 1, tzinfo=dt.UTC), dt.timedelta(hours=1)
-source = Source("app", {server.url()!r}, statement_timeout=dt.timedelta(minutes=5))
-list(source.read({SLOW!r}, Span(start, start + hour), hour))
-"""
-    with subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.PIPE, text=True) as reader:
+    with reading(server.url(), SLOW) as reader:
         assert came(lambda: server.running() == 1)
         reader.send_signal(signal.SIGINT)
         assert reader.stderr is not None
@@ -625,20 +577,6 @@ def test_a_driver_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> N
             source.ping()
     assert "is not installed" in str(caught.value)
     assert "`pip install 'usage-aggregator[clickhouse]'`" in str(caught.value)
-
-
-def error_of(do: Callable[[], object]) -> Exception | None:
-    try:
-        do()
-    except SourceError as error:
-        return error
-    return None
-
-
-def came(true: Callable[[], bool]) -> bool:
-    """Wait until something is so."""
-    pause = threading.Event()
-    return any(true() or pause.wait(0.05) for _ in range(600))
 
 
 # Tests of queries

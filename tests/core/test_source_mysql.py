@@ -3,11 +3,9 @@
 import datetime as dt
 import importlib.util
 import signal
-import subprocess
 import sys
 import threading
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 from decimal import Decimal
 from functools import partial
@@ -22,6 +20,7 @@ from aggregator.source.dialects import Reading as HowToRead
 from aggregator.source.mysql import MYSQL
 from aggregator.source.stand_ins import Rows
 from tests.mariadb import Maria, mariadb
+from tests.source_reader import REPEATED, came, error_of, expected, grown, reading, rows_of_two_days
 
 pytestmark = pytest.mark.xdist_group("mariadb")
 
@@ -99,33 +98,6 @@ def refusal(source: Source, query: str) -> str:
 
 
 # Hours
-
-REPEATED = Span(dt.datetime(2026, 10, 31, 12, tzinfo=dt.UTC), dt.datetime(2026, 11, 2, 12, tzinfo=dt.UTC))
-"""Two days around the hour that New York has twice."""
-
-Row = tuple[str, Decimal, dt.datetime]
-
-
-def rows_of_two_days() -> list[Row]:
-    """Uses of three customers: on each border of an hour, right before it, and in between."""
-    rows = []
-    for place in range(48):
-        start = REPEATED.start + place * HOUR
-        for number, customer in enumerate(("cus_a", "cus_b", "cus_c")):
-            for piece, offset in enumerate((dt.timedelta(0), HOUR / 3, HOUR - MICROSECOND)):
-                amount = Decimal(place * 1_000_003 + number * 101 + piece) + Decimal("0.000001") * (
-                    place + piece
-                )
-                rows.append((customer, amount * Decimal("86420975.309"), start + offset))
-    return [(customer, round(amount, 6), at) for customer, amount, at in rows]
-
-
-def expected(rows: list[Row]) -> dict[tuple[str, dt.datetime], Decimal]:
-    sums: Counter[tuple[str, dt.datetime]] = Counter()
-    for customer, amount, at in rows:
-        sums[customer, at.replace(minute=0, second=0, microsecond=0)] += amount  # type: ignore[assignment]
-    return dict(sums)  # type: ignore[arg-type]
-
 
 SHAPES = {
     "one question per hour": """
@@ -346,34 +318,13 @@ def test_closing_a_source_stops_what_it_asks(app: Maria, driver: str) -> None:
 
 def test_rows_stream(app: Maria) -> None:
     """A hundred and twenty thousand rows take no more memory than ten thousand."""
-    program = f"""
-import datetime as dt, resource
-from aggregator.core.model import Span
-from aggregator.source import Source
-start, hour = dt.datetime(2026, 6, 1, tzinfo=dt.UTC), dt.timedelta(hours=1)
-source = Source("app", {app.url()!r}, statement_timeout=dt.timedelta(minutes=5))
-peaks = []
-for many in (10_000, 120_000):
-    query = f"select concat('cus_', seq) as customer, seq as quantity from seq_1_to_{{many}}"
-    assert sum(len(batch) for batch in source.read(query, Span(start, start + hour), hour)) == many
-    peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
-assert peaks[1] - peaks[0] < 8_000, peaks
-"""
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    query = "select concat('cus_', seq) as customer, seq as quantity from seq_1_to_MANY"
+    assert grown(app.url(), query, 10_000, 120_000) < 8_000
 
 
 def test_an_interrupted_reader_leaves_no_query_running(app: Maria) -> None:
     """By Ctrl-C, in the middle of a query: the server is told."""
-    program = f"""
-import datetime as dt
-from aggregator.core.model import Span
-from aggregator.source import Source
-start, hour = dt.datetime(2026, 6, 1, tzinfo=dt.UTC), dt.timedelta(hours=1)
-source = Source("app", {app.url()!r}, statement_timeout=dt.timedelta(minutes=5))
-list(source.read({SLOW!r}, Span(start, start + hour), hour))
-"""
-    with subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.PIPE, text=True) as reader:
+    with reading(app.url(), SLOW) as reader:
         assert came(lambda: app.running() == 1)
         reader.send_signal(signal.SIGINT)
         assert reader.stderr is not None
@@ -535,20 +486,6 @@ def test_whatever_a_driver_is_asked_with_becomes_our_error(app: Maria) -> None:
     source = Source("app", f"{app.url()}&nonsense=1", statement_timeout=HOUR)
     with pytest.raises(SourceError, match="nonsense"):
         source.ping()
-
-
-def error_of(do: Callable[[], object]) -> Exception | None:
-    try:
-        do()
-    except SourceError as error:
-        return error
-    return None
-
-
-def came(true: Callable[[], bool]) -> bool:
-    """Wait until something is so."""
-    pause = threading.Event()
-    return any(true() or pause.wait(0.05) for _ in range(600))
 
 
 # Tests of queries

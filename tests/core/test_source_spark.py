@@ -1,7 +1,6 @@
 """Reading from a real Spark, whose process and sessions are in other zones."""
 
 import datetime as dt
-import subprocess
 import sys
 import threading
 from contextlib import closing
@@ -16,6 +15,7 @@ from aggregator.source import Source
 from aggregator.source.stand_ins import Rows
 from tests.core import duckdb_slots
 from tests.postgres.test_trial import shown
+from tests.source_reader import reading
 from tests.spark import Spark, free_port
 
 pytestmark = pytest.mark.xdist_group("spark")
@@ -264,15 +264,7 @@ def test_a_source_that_is_closed_stops_what_it_reads(night: Spark) -> None:
 
 def test_a_reader_that_is_killed_leaves_no_query_running(night: Spark) -> None:
     """Its session ends with its connection."""
-    program = f"""
-import datetime as dt
-from aggregator.core.model import Span
-from aggregator.source import Source
-source = Source("app", {night.url!r}, statement_timeout=dt.timedelta(hours=1))
-noon = dt.datetime(2026, 6, 1, 12, tzinfo=dt.timezone.utc)
-list(source.read({LONG!r}, Span(noon, noon + dt.timedelta(hours=1)), dt.timedelta(hours=1)))
-"""
-    with subprocess.Popen([sys.executable, "-c", program]) as process:
+    with reading(night.url, LONG) as process:
         pause = threading.Event()
         while not night.running():
             assert process.poll() is None

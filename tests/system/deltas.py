@@ -9,11 +9,10 @@ table as many jobs do, by id and by time.
 prints what it came to, and exits 1 if a row is lost or doubled, or if the plain cursor lost none.
 """
 
-import argparse
 import sys
 
 from tests.system.harness import World, own_world, show
-from tests.system.torture import torture
+from tests.system.torture import arguments, torture
 
 QUERY = """
 select customer, sum(quantity) as quantity, max(used_at) as at, max(id) as cursor,
@@ -38,22 +37,11 @@ def passed(world: World) -> tuple[int, int]:
 
 def main() -> int:
     """Run it by itself, on a Postgres of its own."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--writers", type=int, default=32)
-    parser.add_argument("--rows", type=int, default=500_000)
-    parser.add_argument("--longest", type=float, default=60, help="Seconds that a transaction may last.")
-    parser.add_argument(
-        "--seconds", type=float, default=600, help="How long transactions are begun, at least."
-    )
-    parser.add_argument("--kills", type=int, default=10, help="How often the daemon is killed meanwhile.")
-    parser.add_argument("--seed", type=int, default=1)
-    given = parser.parse_args()
+    given = arguments(__doc__ or "", rows=500_000, seconds=600, kills=10)
     with own_world() as world:
         world.create_usage()
         read_by_cursor(world)
-        result = torture(world, **vars(given), patience_seconds=300)
+        result = torture(world, **given, patience_seconds=300)
         last, after = passed(world)
     show({**vars(result), "last_id": last, "cursor": after})
     return 0 if result.good and after == last and result.id_cursor_lost_percent > 0 else 1

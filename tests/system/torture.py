@@ -15,7 +15,7 @@ import threading
 from dataclasses import dataclass
 from decimal import Decimal
 from random import Random
-from typing import Self
+from typing import Any, Self
 
 import psycopg
 
@@ -254,23 +254,26 @@ def take_stock(world: World, result: Tortured) -> None:
     result.double_counted = world.sandbox.stats()["double_counted"]
 
 
-def main() -> int:
-    """Run it by itself, on a Postgres of its own."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def arguments(told: str, *, rows: int, seconds: float, kills: int) -> dict[str, Any]:
+    """Return what the command line asks of `torture`; `told` is its help, and the rest what holds where it says nothing."""
+    parser = argparse.ArgumentParser(description=told, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--writers", type=int, default=32)
-    parser.add_argument("--rows", type=int, default=1_000_000)
+    parser.add_argument("--rows", type=int, default=rows)
     parser.add_argument("--longest", type=float, default=60, help="Seconds that a transaction may last.")
     parser.add_argument(
-        "--seconds", type=float, default=240, help="How long transactions are begun, at least."
+        "--seconds", type=float, default=seconds, help="How long transactions are begun, at least."
     )
-    parser.add_argument("--kills", type=int, default=0, help="How often the daemon is killed meanwhile.")
+    parser.add_argument("--kills", type=int, default=kills, help="How often the daemon is killed meanwhile.")
     parser.add_argument("--seed", type=int, default=1)
-    given = parser.parse_args()
+    return vars(parser.parse_args())
+
+
+def main() -> int:
+    """Run it by itself, on a Postgres of its own."""
+    given = arguments(__doc__ or "", rows=1_000_000, seconds=240, kills=0)
     with own_world() as world:
         world.create_usage()
-        result = torture(world, **vars(given), patience_seconds=300)
+        result = torture(world, **given, patience_seconds=300)
     show(vars(result))
     return 0 if result.good else 1
 
