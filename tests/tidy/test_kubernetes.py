@@ -4,7 +4,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Iterator
-from copy import deepcopy
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +27,17 @@ Object = dict[str, Any]
 Objects = dict[str, Object]
 
 
-def rendered(*command: str) -> Objects:
-    """Return what a program prints as objects, by their kind."""
+@cache
+def printed(*command: str) -> str:
+    """Return what a program prints; the files that it reads do not change meanwhile."""
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
-    objects = [each for each in YAML(typ="safe").load_all(done.stdout) if each]
+    return done.stdout
+
+
+def rendered(*command: str) -> Objects:
+    """Return what a program prints as objects, by their kind."""
+    objects = [each for each in YAML(typ="safe").load_all(printed(*command)) if each]
     by_kind = {each["kind"]: each for each in objects}
     assert len(by_kind) == len(objects)
     return by_kind
@@ -41,10 +47,10 @@ def kustomized(folder: Path) -> Objects:
     return rendered(tool("kubectl"), "kustomize", str(folder))
 
 
-@pytest.fixture
-def values(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def values(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What somebody gives the chart: the configuration of the manifests, and the name of a secret."""
-    path = tmp_path / "values.yaml"
+    path = tmp_path_factory.mktemp("chart") / "values.yaml"
     given = {"secretName": "aggregator", "configuration": (BASE / "aggregator.yaml").read_text()}
     YAML(typ="safe").dump(given, path)
     return path
@@ -106,7 +112,7 @@ def test_kubernetes_takes_them(values: Path, version: str) -> None:
 
 def test_a_mistake_is_named() -> None:
     """What the test above relies on."""
-    objects = deepcopy(kustomized(BASE))
+    objects = kustomized(BASE)
     pod(objects)["containers"][0]["readinesProbe"] = {}
     objects["Service"]["spec"]["ports"][0]["port"] = "many"
     assert len(list(invalid(objects, VERSIONS[-1]))) == 2
@@ -148,13 +154,11 @@ def test_both_ways_run_the_same_pod(values: Path) -> None:
 
 def settings(each: Object) -> Object:
     """Return an object's `spec` without what names the release and without the pod, which is compared by itself."""
-    found = deepcopy(each["spec"])
-    for key in ("selector", "podSelector", "jobTemplate"):
-        if key == "jobTemplate" and key in found:
-            found[key] = {name: value for name, value in found[key]["spec"].items() if name != "template"}
-        else:
-            found.pop(key, None)
-    return dict(found)
+    found = {name: value for name, value in each["spec"].items() if name not in ("selector", "podSelector")}
+    if "jobTemplate" in found:
+        job = found["jobTemplate"]["spec"]
+        found["jobTemplate"] = {name: value for name, value in job.items() if name != "template"}
+    return found
 
 
 def test_the_daemon_and_the_cron_job_differ_in_what_they_must(values: Path) -> None:
