@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from decimal import Decimal
 
-from aggregator.core.dimensions import Dimensions, combined
+from aggregator.core.dimensions import Dimensions, of_mapping
 from aggregator.core.model import (
     Answer,
     Differing,
@@ -199,10 +199,9 @@ class FakeSource:
             if at not in span:
                 continue
             start = floor(at, window)
-            given = [values[name] for name in dimensions]
             lacks = next((name for name in dimensions if not values[name]), None)
             reason = "no customer" if customer is None else None
-            apart: Dimensions | None = combined(dimensions, [each or "" for each in given])
+            apart: Dimensions | None = of_mapping({name: values[name] or "" for name in dimensions})
             if lacks is not None:
                 apart, reason = None, f"dimension `{lacks}` is NULL or blank"
             yield Reading(start, customer, quantity, at, reason, dimensions=apart)

@@ -7,7 +7,7 @@ Rules
 - Without dimensions there is one combination, the empty one, whose number is 0.
 """
 
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping
 from functools import lru_cache
 from hashlib import sha256
 
@@ -17,11 +17,6 @@ Dimensions = tuple[tuple[str, str], ...]
 NUMBER_BYTES = 8
 """What a bigint holds: among a million combinations two come to the same number once in ten million ledgers, and there the
 ledger refuses the second."""
-
-
-def combined(names: Sequence[str], values: Sequence[str]) -> Dimensions:
-    """Return the combination of these values of the dimensions of these names."""
-    return tuple(sorted(zip(names, values, strict=True)))
 
 
 @lru_cache(maxsize=65_536)

@@ -34,12 +34,12 @@ def known_to(connection: Connection, registered: Registered, seen: Mapping[Dimen
 
     InvariantBroken if a number stands for two of them.
     """
-    return _with_seen(registered, _of_meter(connection, registered), seen)
+    return _with_seen(registered, _of_meter(connection, registered.id), seen)
 
 
 def take_in(connection: Connection, registered: Registered, seen: Mapping[Dimensions, int]) -> Known:
     """Do the same, and add to the dictionary what is new; the meter is held."""
-    before = _of_meter(connection, registered)
+    before = _of_meter(connection, registered.id)
     known = _with_seen(registered, before, seen)
     new = [
         {"meter_id": registered.id, "id": number, "dimensions": Jsonb(dict(combination))}
@@ -51,14 +51,15 @@ def take_in(connection: Connection, registered: Registered, seen: Mapping[Dimens
     return known
 
 
-def _of_meter(connection: Connection, registered: Registered) -> dict[int, Dimensions]:
-    rows = connection.execute(KNOWN, {"meter_id": registered.id})
+def _of_meter(connection: Connection, meter_id: int) -> Known:
+    return _known(connection.execute(KNOWN, {"meter_id": meter_id}).fetchall())
+
+
+def _known(rows: Iterable[tuple[int, Mapping[str, str]]]) -> Known:
     return {number: apart_by.of_mapping(values) for number, values in rows}
 
 
-def _with_seen(
-    registered: Registered, before: Mapping[int, Dimensions], seen: Mapping[Dimensions, int]
-) -> Known:
+def _with_seen(registered: Registered, before: Known, seen: Mapping[Dimensions, int]) -> Known:
     known = dict(before)
     for combination, number in seen.items():
         if known.setdefault(number, combination) != combination:
@@ -74,8 +75,7 @@ def _with_seen(
 
 def of_meter(connection: Connection, meter_id: int) -> Known:
     """Return all combinations that a meter ever had, and the empty one."""
-    rows = connection.execute(KNOWN, {"meter_id": meter_id})
-    return {0: (), **{number: apart_by.of_mapping(values) for number, values in rows}}
+    return {0: (), **_of_meter(connection, meter_id)}
 
 
 def named(connection: Connection, numbers: Iterable[int]) -> Known:
@@ -83,8 +83,7 @@ def named(connection: Connection, numbers: Iterable[int]) -> Known:
     asked = {number for number in numbers if number}
     if not asked:
         return {0: ()}
-    rows = connection.execute(NAMED, {"ids": list(asked)}).fetchall()
-    known = {number: apart_by.of_mapping(values) for number, values in rows}
+    known = _known(connection.execute(NAMED, {"ids": list(asked)}).fetchall())
     assert known.keys() == asked, "the dictionary has every number that stands in a slot"
     return {0: (), **known}
 
