@@ -19,7 +19,6 @@ from aggregator.core import definitions, deltas
 from aggregator.core.deltas import TICK, Cursor, Top, Writers
 from aggregator.core.model import EPOCH, Definition, Reading, Span
 from aggregator.core.windows import floor
-from aggregator.errors import QueryRejected
 from aggregator.runtime import clock
 from aggregator.source.rows import (
     DOUBLE_NOISE,
@@ -27,10 +26,11 @@ from aggregator.source.rows import (
     Instants,
     OutOfRange,
     Places,
+    Refuse,
     Rows,
     places,
 )
-from aggregator.source.snapshot import Shape, Snapshot
+from aggregator.source.snapshot import Shape, Snapshot, names_of
 
 MOST_STRETCHES = 50
 """Up to so many stretches are looked ahead for one goal: what lies behind them is the next goal's."""
@@ -39,8 +39,6 @@ STRETCH, UPTO, RECOUNT = "after|upto", "after", "start|end|upto"
 """What is filled in of the queries."""
 
 EVER = Span(EPOCH, dt.datetime.max.replace(tzinfo=dt.UTC))
-
-Refuse = Callable[[str], QueryRejected]
 
 
 class ByCursor:
@@ -170,9 +168,7 @@ class ByCursor:
     def _places(
         self, result: sa.CursorResult[Any], dimensions: Sequence[str], *, by_cursor: bool = False
     ) -> Places:
-        if not result.returns_rows:
-            raise self._refuse("a usage query may only read, and must return rows: write one `select`")
-        found = places(list(result.keys()), self._refuse, dimensions, by_cursor=by_cursor)
+        found = places(names_of(result, self._refuse), self._refuse, dimensions, by_cursor=by_cursor)
         if by_cursor and found.cursor is None:
             raise self._refuse(
                 "the query returns no column `cursor`: with `read: deltas`, each row says where it lies"

@@ -51,7 +51,7 @@ from aggregator.source.rows import (
     places,
 )
 from aggregator.source.samples import Asking, instant_of
-from aggregator.source.snapshot import SHORTEST_STEP, Glimpse, Shape, Snapshot, pieces
+from aggregator.source.snapshot import SHORTEST_STEP, Glimpse, Shape, Snapshot, names_of, pieces
 from aggregator.source.trying import LATER, Trying, differing
 from aggregator.source.urls import parsed, secrets_of
 
@@ -286,13 +286,10 @@ class Source:
             values = {"start": bound(span.start), "end": bound(span.end), "customer": customer}
             asked = snapshot.connection.execute(statement, values, execution_options={"yield_per": most + 1})
             with closing(asked) as result:
-                if not result.returns_rows:
-                    raise self._refusal(
-                        "a `detail_query` may only read, and must return rows: write one `select`"
-                    )
+                names = names_of(result, self._refusal, "a `detail_query`")
                 snapshot.renew()
                 found = [tuple(row) for row in result.fetchmany(most + 1)]
-                return list(result.keys()), found[:most], len(found) > most
+                return names, found[:most], len(found) > most
 
     def tables(self, query: str, span: Span) -> list[Table]:
         """Return which tables a query reads, by its plan; none where that cannot be asked. Raises as `read` does."""
@@ -545,11 +542,8 @@ class Source:
         return sa.text("\n" + text)
 
     def _places(self, result: sa.CursorResult[Any], dimensions: Sequence[str] = ()) -> Places:
-        if not result.returns_rows:
-            reason = "a usage query may only read, and must return rows: write one `select`"
-            raise self._refusal(reason, Rejected.AFTER_IT_RAN)
         refuse = partial(self._refusal, rejected=Rejected.AFTER_IT_RAN)
-        return places(list(result.keys()), refuse, dimensions)
+        return places(names_of(result, refuse), refuse, dimensions)
 
     def _kinds(self, result: sa.CursorResult[Any]) -> list[str | None]:
         """Return the database's name for the type of each column; None where it does not say."""

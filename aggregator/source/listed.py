@@ -7,7 +7,7 @@ Rules
 """
 
 import csv
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
@@ -16,14 +16,13 @@ import sqlalchemy as sa
 
 from aggregator.core.customers import Listed
 from aggregator.errors import QueryRejected, SourceUnreachable
-from aggregator.source.rows import LONGEST_KEY
-from aggregator.source.snapshot import BATCH, Snapshot
+from aggregator.source.rows import LONGEST_KEY, Refuse
+from aggregator.source.snapshot import BATCH, Snapshot, names_of
 
 COLUMNS = ("key", "customer", "name")
 LONGEST_NAME = 200
 
 Batches = Iterator[list[Listed]]
-Refuse = Callable[[str], QueryRejected]
 
 
 class Columns(NamedTuple):
@@ -83,9 +82,7 @@ def from_snapshot(snapshot: Snapshot, statement: sa.TextClause, refuse: Refuse) 
     snapshot.renew()
     asked = snapshot.connection.execute(statement, execution_options={"yield_per": BATCH})
     with closing(asked) as result:
-        if not result.returns_rows:
-            raise refuse("a query of customers may only read, and must return rows: write one `select`")
-        at = columns(list(result.keys()), refuse)
+        at = columns(names_of(result, refuse, "a query of customers"), refuse)
         for batch in snapshot.batches(result):
             yield listed(batch, at, refuse)
 

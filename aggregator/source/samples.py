@@ -19,7 +19,7 @@ from aggregator.core.sampling import Sampled
 from aggregator.core.windows import DAY
 from aggregator.errors import SourceUnreachable
 from aggregator.source.rows import PADDED, Column, Instants, OutOfRange, Places, Refuse, Rows, columns
-from aggregator.source.snapshot import Snapshot
+from aggregator.source.snapshot import Snapshot, names_of
 
 OF_COUNTERS = ("customer", "quantity", "series", "at")
 OF_GAUGES = ("customer", "quantity")
@@ -68,11 +68,8 @@ class Asking:
         """Yield all rows. Raises QueryRejected, or what the driver raises."""
         nothing = Span(self.at, self.at)  # no bound is filled in
         with closing(self._snapshot.ask(self._statement, nothing)) as result:
-            if not result.returns_rows:
-                raise self._instants.refuse(
-                    "a usage query may only read, and must return rows: write one `select`"
-                )
-            place = columns(list(result.keys()), self._instants.refuse, self._known)
+            refuse = self._instants.refuse
+            place = columns(names_of(result, refuse), refuse, self._known)
             kinds = self._kinds_of(result)
             padded = kinds[place["customer"]] in PADDED
             found = Places(place["customer"], place["quantity"], None, None)

@@ -8,6 +8,7 @@ import sqlalchemy as sa
 
 from aggregator.core.model import Fence, Reading, Span
 from aggregator.source.dialects import Dialect, Renew
+from aggregator.source.rows import Refuse
 
 BATCH = 5_000
 """Rows fetched at once: enough that the round trip costs nothing, a few megabytes at most."""
@@ -61,3 +62,10 @@ def pieces(span: Span, step: dt.timedelta | None) -> Iterator[Span]:
         end = span.end if step is None else min(start + step, span.end)
         yield Span(start, end)
         start = end
+
+
+def names_of(result: sa.CursorResult[Any], refuse: Refuse, what: str = "a usage query") -> list[str]:
+    """Return the names of the columns that a query gives; one that gives no rows is refused, by what it is."""
+    if not result.returns_rows:
+        raise refuse(f"{what} may only read, and must return rows: write one `select`")
+    return list(result.keys())
