@@ -15,11 +15,12 @@ from typing import NamedTuple, Self
 
 from aggregator.core.model import Span
 from aggregator.core.sampling import Counters, Reads, Sampled
-from aggregator.errors import LeaseLost, LedgerStopped, QueryRejected
+from aggregator.errors import QueryRejected
 from aggregator.ledger.database import Connection, Database, Part, streamed
 from aggregator.ledger.identity import LedgerIdentity
 from aggregator.ledger.meters import Lease
 from aggregator.ledger.passes.copy_format import instant, number, text
+from aggregator.ledger.passes.holding import hold
 from aggregator.runtime import failpoints
 
 IN_MEMORY_BYTES = 1 << 20
@@ -31,11 +32,6 @@ MARGIN = dt.timedelta(days=1)
 FIRST = "select min(at) from aggregator.sampling where meter_id = %(meter_id)s"
 
 LAST_DUE = "select max(due) from aggregator.sampling where meter_id = %(meter_id)s"
-
-HOLD_METER = """
-select mark from aggregator.meter
- where id = %(meter_id)s and epoch = %(epoch)s and lease_owner = %(owner)s for update
-"""
 
 GENERATION = "select generation from aggregator.identity"
 
@@ -268,17 +264,12 @@ class Samples(Part):
         values = {"meter_id": lease.registered.id, "due": due, "at": at, "rows": spool.rows}
         values |= {"unusable": spool.unusable, "unusable_reason": spool.unusable_reason}
         with self._database.transaction() as connection:
-            held = connection.execute(HOLD_METER, lease.key).fetchone()
-            if held is None:
-                raise LeaseLost
-            stopped = self._identity.stopped(connection) if self._identity is not None else None
-            if stopped is not None:
-                raise LedgerStopped(stopped)
+            mark, _ = hold(connection, lease, self._identity)
             begun = connection.execute(BEGIN, values).fetchone()
             if begun is None:
                 return False
             self._write(connection, lease, spool, begun[0])
-            drop = {"meter_id": lease.registered.id, "before": min(keep_from, held[0]) - MARGIN}
+            drop = {"meter_id": lease.registered.id, "before": min(keep_from, mark) - MARGIN}
             connection.execute(DROP, drop)
             failpoints.passing("sample_written")
         failpoints.passing("sample_committed")

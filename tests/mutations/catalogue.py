@@ -245,15 +245,15 @@ MISTAKES: tuple[Mistake, ...] = (
     ),
     Mistake(
         "a pass commits under an epoch that is over",
-        "aggregator/ledger/passes/passes.py",
+        "aggregator/ledger/passes/holding.py",
         " where id = %(meter_id)s and epoch = %(epoch)s and lease_owner = %(owner)s\n   for update",
         " where id = %(meter_id)s and lease_owner = %(owner)s\n   for update",
         ("tests/postgres/test_leases.py",),
     ),
     Mistake(
         "a pass is committed into a stopped ledger",
-        "aggregator/ledger/passes/passes.py",
-        "        if stopped is not None:\n            raise LedgerStopped(stopped)\n",
+        "aggregator/ledger/passes/holding.py",
+        "    if stopped is not None:\n        raise LedgerStopped(stopped)\n",
         "",
         ("tests/postgres/test_identity.py::test_a_pass_into_a_stopped_ledger_writes_nothing",),
     ),

@@ -29,9 +29,10 @@ from aggregator.ledger import combinations, customers
 from aggregator.ledger.database import Connection, Database, Part
 from aggregator.ledger.feeds import MOVE_FEEDS
 from aggregator.ledger.identity import LedgerIdentity
-from aggregator.ledger.meters import HOLDERS, RENEW, Feed, Lease, Registered
+from aggregator.ledger.meters import RENEW, Feed, Lease, Registered
 from aggregator.ledger.passes import evidence, reassert, records, shrink_guard, unchanged, usual
 from aggregator.ledger.passes.changes import changes, note_unmapped, stage
+from aggregator.ledger.passes.holding import hold
 from aggregator.ledger.passes.records import Pass
 from aggregator.ledger.passes.shrink_guard import Fallen, Shrunk
 from aggregator.ledger.passes.spool import Spool
@@ -46,15 +47,6 @@ __all__ = ["Decide", "Pass", "Passes"]
 
 SIGN_OF_LIFE_SECONDS = 1.0
 """How often staging renews the lease: often enough for the shortest one."""
-
-# Nobody waits for it: it comes after the row's lock, and only says whose that is.
-SAY_WHO_HOLDS = "select pg_advisory_xact_lock(%(class)s, %(meter_id)s)"
-
-HOLD_METER = """
-select mark, reread_from from aggregator.meter
- where id = %(meter_id)s and epoch = %(epoch)s and lease_owner = %(owner)s
-   for update
-"""
 
 REPLACE_PARKED = """
 with gone as (
@@ -187,7 +179,7 @@ class Passes(Part):
             unit = registered.meter.unit
             stage(connection, spool, unit, self._signs_of_life(lease))
             failpoints.passing("readings_staged")
-            mark, reread_from = self._hold(connection, lease)
+            mark, reread_from = hold(connection, lease, self._identity)
             known = combinations.take_in(connection, registered, spool.combinations)
             tally = Tally(rows=spool.rows, unmapped_rows=spool.unmapped_rows, mark=mark, guarded=len(fallen))
             tally.adds_up = past is not None and past.sums
@@ -252,7 +244,7 @@ class Passes(Part):
     def set_unread(self, lease: Lease, this: Pass, reason: str) -> None:
         """Note one window as unread that the source could not give; the mark goes on behind it. Raises LeaseLost."""
         with self._database.transaction() as connection:
-            _, reread_from = self._hold(connection, lease)
+            _, reread_from = hold(connection, lease, self._identity)
             connection.execute(SET_UNREAD, {**_where(lease, this), "now": this.now, "reason": reason})
             self._move(connection, lease, this._replace(hourly=False, daily=False), reread_from, stays=False)
             records.note_failure(connection, lease, this, 0.0, reason)
@@ -295,24 +287,8 @@ class Passes(Part):
 
         return alive
 
-    def _hold(self, connection: Connection, lease: Lease) -> tuple[dt.datetime, dt.datetime | None]:
-        """Hold the meter's row until the end of the transaction; return its mark, and from where it is to be read again."""
-        held = connection.execute(HOLD_METER, lease.key).fetchone()
-        if held is None:
-            raise LeaseLost
-        connection.execute(SAY_WHO_HOLDS, {"class": HOLDERS, "meter_id": lease.registered.id})
-        stopped = self._identity.stopped(connection) if self._identity is not None else None
-        if stopped is not None:
-            raise LedgerStopped(stopped)
-        return held[0], held[1]
-
     def preview(
-        self,
-        registered: Registered,
-        spool: Spool,
-        span: Span,
-        decide: Decide,
-        known: Sequence[Definition],
+        self, registered: Registered, spool: Spool, span: Span, decide: Decide, known: Sequence[Definition]
     ) -> Iterator[tuple[Feed, Decision]]:
         """Yield what a pass would do, and write nothing. Close the iterator to end its transaction early.
 

@@ -19,12 +19,13 @@ from aggregator.core import deltas
 from aggregator.core.deltas import Cursor, Goal
 from aggregator.core.dimensions import Dimensions
 from aggregator.core.model import ZERO, Reading, Span
-from aggregator.errors import LeaseLost, LedgerStopped
+from aggregator.errors import LeaseLost
 from aggregator.ledger import combinations
 from aggregator.ledger.database import CURSORS, Connection, Database, Part
 from aggregator.ledger.identity import LedgerIdentity
 from aggregator.ledger.meters import Lease
 from aggregator.ledger.passes.changes import bring
+from aggregator.ledger.passes.holding import hold
 from aggregator.ledger.passes.spool import Spool
 from aggregator.runtime import failpoints
 
@@ -44,11 +45,6 @@ OF_ALL = """
 select meter.name, after, goal, noted_at, complete_until, cursor.waits_for, looked_again, ended_until, taken_until, rows,
        recounted_at, missed, taken_back, differed_at
   from aggregator.cursor join aggregator.meter on meter.id = cursor.meter_id order by meter.name
-"""
-
-HOLD = """
-select mark from aggregator.meter
- where id = %(meter_id)s and epoch = %(epoch)s and lease_owner = %(owner)s for update
 """
 
 NOTE = """
@@ -223,7 +219,7 @@ class RunningTotals(Part):
     def note(self, lease: Lease, after: Cursor, goal: Goal) -> None:
         """Put on record up to where will be read from a cursor on, and for whom that waits. Raises LeaseLost."""
         with self._database.transaction() as connection:
-            self._hold(connection, lease)
+            hold(connection, lease, self._identity)
             values = {
                 **lease.key,
                 "after": deltas.written(after),
@@ -244,7 +240,7 @@ class RunningTotals(Part):
         """
         with self._database.transaction() as connection:
             bring(connection, spool)
-            self._hold(connection, lease)
+            hold(connection, lease, self._identity)
             values = {
                 **lease.key,
                 "after": deltas.written(after),
@@ -273,7 +269,7 @@ class RunningTotals(Part):
         """
         with self._database.transaction() as connection:
             bring(connection, spool)
-            self._hold(connection, lease)
+            hold(connection, lease, self._identity)
             values: dict[str, object] = {
                 **lease.key,
                 "after": deltas.written(after),
@@ -297,7 +293,7 @@ class RunningTotals(Part):
     def recounted(self, lease: Lease, now: dt.datetime) -> None:
         """Note that a recount came to its end."""
         with self._database.transaction() as connection:
-            self._hold(connection, lease)
+            hold(connection, lease, self._identity)
             connection.execute(RECOUNTED, {**lease.key, "now": now})
 
     def readings(self, meter_id: int, span: Span) -> Iterator[list[Reading]]:
@@ -311,14 +307,6 @@ class RunningTotals(Part):
             while rows := cursor.fetchmany(BATCH):
                 apart = combinations.named(connection, {row[-1] for row in rows})
                 yield [reading for row in rows for reading in _readings(row, apart[row[-1]])]
-
-    def _hold(self, connection: Connection, lease: Lease) -> None:
-        """Hold the meter's row until the end of the transaction."""
-        if connection.execute(HOLD, lease.key).fetchone() is None:
-            raise LeaseLost
-        stopped = self._identity.stopped(connection) if self._identity is not None else None
-        if stopped is not None:
-            raise LedgerStopped(stopped)
 
     def _reread(
         self, connection: Connection, lease: Lease, touched: dt.datetime | None
