@@ -8,10 +8,9 @@ Rules
 """
 
 import datetime as dt
-import tempfile
 from collections.abc import Iterable, Iterator
 from decimal import Decimal
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
 from aggregator.core.model import Span
 from aggregator.core.sampling import Counters, Reads, Sampled
@@ -21,10 +20,8 @@ from aggregator.ledger.identity import LedgerIdentity
 from aggregator.ledger.meters import Lease
 from aggregator.ledger.passes.copy_format import instant, number, text
 from aggregator.ledger.passes.holding import hold
+from aggregator.ledger.passes.spool import LinesOnDisk
 from aggregator.runtime import failpoints
-
-IN_MEMORY_BYTES = 1 << 20
-BLOCK_BYTES = 1 << 18
 
 MARGIN = dt.timedelta(days=1)
 """Samples are kept for so much longer: a window that is read again may have begun a window's length before."""
@@ -197,21 +194,15 @@ class GaugeSample(NamedTuple):
     reason: str | None
 
 
-class SampleSpool:
+class SampleSpool(LinesOnDisk):
     """Takes the rows of one sample on their way to the ledger, on disk. A context manager."""
 
     def __init__(self, reads: Reads) -> None:
+        super().__init__()
         self.counters = isinstance(reads, Counters)
-        self._file = tempfile.SpooledTemporaryFile(max_size=IN_MEMORY_BYTES)  # noqa: SIM115 - closed in __exit__
         self.rows = 0
         self.unusable = 0
         self.unusable_reason: str | None = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._file.close()
 
     def add(self, rows: Iterable[Sampled], at: dt.datetime) -> None:
         """Take in rows that were read at an instant; those without a usable number, or a counter to go by, are counted."""
@@ -228,17 +219,11 @@ class SampleSpool:
             lines.append(
                 f"{text(customer or '')}\t{text(series)}\t{instant(own_at or at)}\t{number(value)}\t{text(reason)}\n"
             )
-        self._file.write("".join(lines).encode())
+        self.write(lines)
 
     def _note(self, reason: str) -> None:
         self.unusable += 1
         self.unusable_reason = self.unusable_reason or reason
-
-    def blocks(self) -> Iterator[bytes]:
-        """Yield all that was taken in, from the beginning."""
-        self._file.seek(0)
-        while block := self._file.read(BLOCK_BYTES):
-            yield block
 
 
 class Samples(Part):

@@ -33,7 +33,30 @@ Digests = Mapping[dt.datetime, bytes]
 """By the start of a window, what its lines come to, in whatever order they came. A window without lines has none."""
 
 
-class Spool:
+class LinesOnDisk:
+    """Lines for COPY, written once and given back as blocks of bytes. A context manager."""
+
+    def __init__(self) -> None:
+        self._file = tempfile.SpooledTemporaryFile(max_size=IN_MEMORY_BYTES)  # noqa: SIM115 - closed in __exit__
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def write(self, lines: Iterable[str]) -> None:
+        """Put lines behind what is there."""
+        self._file.write("".join(lines).encode())
+
+    def blocks(self) -> Iterator[bytes]:
+        """Yield all that was written, from the beginning."""
+        self._file.seek(0)
+        while block := self._file.read(BLOCK_BYTES):
+            yield block
+
+
+class Spool(LinesOnDisk):
     """Takes readings once, gives them back as blocks of bytes for COPY. A context manager.
 
     The lines of windows that start at `digest_from` or later are digested, unless there are too many of them.
@@ -49,13 +72,13 @@ class Spool:
         meter: str = "",
         most_combinations: int | None = None,
     ) -> None:
+        super().__init__()
         self._meter = meter
         self._most_combinations = most_combinations
         self._numbers: dict[Dimensions | None, str] = {(): "0", None: NULL}
         """How combinations stand in lines."""
         self._digest_from = digest_from
         self._lines: dict[dt.datetime, list[str]] | None = None if digest_from is None else {}
-        self._file = tempfile.SpooledTemporaryFile(max_size=IN_MEMORY_BYTES)  # noqa: SIM115 - closed in __exit__
         self.rows = 0
         self.unmapped_rows = 0
         """How many of the rows can be billed to nobody."""
@@ -63,12 +86,6 @@ class Spool:
         """What those come to, as far as they have a usable number."""
         self.noise = ZERO
         """By what share of it any quantity may come out differently from the same rows: not at all, but for floats."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._file.close()
 
     def add(self, readings: Iterable[Reading]) -> None:
         """Take in readings, in any order and number. Raises QueryRejected for too many combinations."""
@@ -85,7 +102,7 @@ class Spool:
             lines.append(
                 f"{begins}\t{text(customer)}\t{apart}\t{number(quantity)}\t{instant(at)}\t{text(reason)}\n"
             )
-        self._file.write("".join(lines).encode())
+        self.write(lines)
         self.rows += len(lines)
         if self._lines is not None:
             self._keep(starts, lines)
@@ -129,9 +146,3 @@ class Spool:
             start: hashlib.blake2b("".join(sorted(lines)).encode(), digest_size=DIGEST_BYTES).digest()
             for start, lines in self._lines.items()
         }
-
-    def blocks(self) -> Iterator[bytes]:
-        """Yield all that was taken in, from the beginning."""
-        self._file.seek(0)
-        while block := self._file.read(BLOCK_BYTES):
-            yield block
