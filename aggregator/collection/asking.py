@@ -2,7 +2,7 @@
 
 import datetime as dt
 from collections.abc import Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from aggregator.core.freshness import Reads
 from aggregator.core.model import Differing, Doubts, Fence, Span
@@ -14,6 +14,13 @@ class Shape(Protocol):
 
     @property
     def returns_window(self) -> bool: ...  # noqa: D102
+
+
+class OfAllWindows(NamedTuple):
+    """What columns readings have that are kept in the ledger: all windows are read at once."""
+
+    returns_window: bool = True
+    returns_at: bool = True
 
 
 class Source(Reads, Protocol):
@@ -31,6 +38,22 @@ class Source(Reads, Protocol):
 
     def columns(self, query: str, span: Span, dimensions: Sequence[str] = ()) -> Shape:
         """Try the query and say what it gives."""
+        ...
+
+
+class ShowsRows(Protocol):
+    """What an application database shows of a number: the query that gave it, and the rows behind it."""
+
+    name: str
+
+    def filled(self, query: str, span: Span) -> str:
+        """Return a query with a span filled in, ready to be pasted."""
+        ...
+
+    def rows_behind(
+        self, query: str, span: Span, customer: str, most: int
+    ) -> tuple[list[str], list[tuple[object, ...]], bool]:
+        """Return the columns and rows behind what a customer used, and whether there are more."""
         ...
 
 

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import NamedTuple, Protocol
 
+from aggregator.collection.asking import OfAllWindows
 from aggregator.core import definitions, deltas, windows
 from aggregator.core.deltas import Cursor, Goal, Top, Writers
 from aggregator.core.model import ZERO, Definition, Differing, Fence, Meter, Reading, Span
@@ -98,13 +99,6 @@ class Source(Protocol):
     ) -> tuple[list[str], list[tuple[object, ...]], bool]:
         """Return the columns and rows behind what a customer used."""
         ...
-
-
-class Shape(NamedTuple):
-    """What columns the sums have, as a query would give them."""
-
-    returns_window: bool = True
-    returns_at: bool = True
 
 
 @dataclass(slots=True)
@@ -215,9 +209,9 @@ class CursorSource:
         """Return what was taken in, for whoever needs no proof that it is all there is."""
         return Sums(self._meter_id, self._totals)
 
-    def columns(self, query: str, span: Span, dimensions: Sequence[str] = ()) -> Shape:  # noqa: ARG002 - all of them
+    def columns(self, query: str, span: Span, dimensions: Sequence[str] = ()) -> OfAllWindows:  # noqa: ARG002 - all of them
         """Say what the sums have."""
-        return Shape()
+        return OfAllWindows()
 
     def reread(
         self,

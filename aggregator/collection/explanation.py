@@ -13,6 +13,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from decimal import Decimal
 from typing import NamedTuple, Protocol
 
+from aggregator.collection.asking import ShowsRows
 from aggregator.collection.backfill import refuse_parts_of_windows
 from aggregator.collection.open_windows import read_open
 from aggregator.core import definitions, query_text, story, windows
@@ -28,20 +29,8 @@ MOST_WINDOWS = 50_000
 """More than the minutes of a month: so many are looked up for one question."""
 
 
-class Source(Reads, Protocol):
+class Source(Reads, ShowsRows, Protocol):
     """What is asked of an application database."""
-
-    name: str
-
-    def filled(self, query: str, span: Span) -> str:
-        """Return a query with a span filled in, ready to be pasted."""
-        ...
-
-    def rows_behind(
-        self, query: str, span: Span, customer: str, most: int
-    ) -> tuple[list[str], list[tuple[object, ...]], bool]:
-        """Return the columns and rows behind what a customer used, and whether there are more."""
-        ...
 
 
 class ExplainedSource(NamedTuple):

@@ -12,6 +12,7 @@ import datetime as dt
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Protocol
 
+from aggregator.collection import asking
 from aggregator.core import definitions
 from aggregator.core.customers import Held, resolved
 from aggregator.core.freshness import Reads
@@ -35,31 +36,8 @@ class LookUp(Protocol):
         ...
 
 
-class Shape(Protocol):
-    """What columns a query gives."""
-
-    @property
-    def returns_window(self) -> bool: ...  # noqa: D102
-
-
-class Source(Reads, Protocol):
-    """What is asked of an application database that is read by keys."""
-
-    name: str
-
-    def reread(  # noqa: D102
-        self, query: str, span: Span, window: dt.timedelta, dimensions: Sequence[str] = ()
-    ) -> Differing | None: ...
-
-    def fence(self) -> Fence | None: ...  # noqa: D102
-
-    def columns(self, query: str, span: Span, dimensions: Sequence[str] = ()) -> Shape: ...  # noqa: D102
-
-    def filled(self, query: str, span: Span) -> str: ...  # noqa: D102
-
-    def rows_behind(  # noqa: D102
-        self, query: str, span: Span, customer: str, most: int
-    ) -> tuple[list[str], list[tuple[object, ...]], bool]: ...
+class Source(asking.Source, asking.ShowsRows, Protocol):
+    """What is asked of an application database that is read by keys: for usage, and for why it is what it is."""
 
 
 class MappedReads:
@@ -133,7 +111,7 @@ class MappedSource(MappedReads):
         """Say which transactions are open."""
         return self._source.fence()
 
-    def columns(self, query: str, span: Span, dimensions: Sequence[str] = ()) -> Shape:
+    def columns(self, query: str, span: Span, dimensions: Sequence[str] = ()) -> asking.Shape:
         """Try the query and say what it gives."""
         return self._source.columns(query, span, dimensions)
 

@@ -13,8 +13,9 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from itertools import groupby, islice
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
+from aggregator.collection.asking import OfAllWindows
 from aggregator.core import samples, windows
 from aggregator.core.model import ZERO, Differing, Fence, Meter, Reading, Span
 from aggregator.core.sampling import Counters, Gauges, Missing, Resets, Sampled, Sampling, declared
@@ -50,13 +51,6 @@ class Source(Protocol):
     def sampling(self, query: str, now: dt.datetime, *, counters: bool) -> AbstractContextManager[Asking]:
         """Hold a snapshot open in which the query is asked for what there is now."""
         ...
-
-
-class Shape(NamedTuple):
-    """What columns the readings have: of samples, all windows are read at once."""
-
-    returns_window: bool = True
-    returns_at: bool = True
 
 
 class SampledSource:
@@ -193,9 +187,9 @@ class SampledSource:
             ]
         return columns, rows[:most], len(rows) > most
 
-    def columns(self, *_: object, **__: object) -> Shape:
+    def columns(self, *_: object, **__: object) -> OfAllWindows:
         """Say that all windows are read at once; nothing is asked."""
-        return Shape()
+        return OfAllWindows()
 
     def fence(self) -> Fence | None:
         """Say nothing of transactions: what is read is in the ledger."""
