@@ -17,6 +17,7 @@ from pathlib import Path
 import psycopg
 import pytest
 import structlog
+from hypothesis import HealthCheck, settings
 from psycopg import sql
 
 from aggregator.ledger.database import migrate
@@ -25,6 +26,9 @@ from tests.object_store import Store, bucket_in, store_running
 from tests.pooler import Pooler, missing, pgbouncer
 from tests.spark import MISSING as WITHOUT_SPARK
 from tests.spark import Spark, spark
+
+settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any machine")
 
 TEMPLATE = "ledger_template"
 IN_MEMORY, ROOM_NEEDED = Path("/dev/shm"), 4 << 30

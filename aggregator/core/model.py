@@ -342,7 +342,7 @@ class Tail(StrEnum):
     """What stands in the way of planning another event for a slot: the state of its latest one."""
 
     CLEAR = "clear"
-    UNSETTLED = "unsettled"
+    UNSETTLED = "unsettled"  # or that of the slot in which its usage was billed to another customer is
     PARKED = "parked"  # held, or refused: nothing of it is booked, and a newer plan replaces it
     GUARDED = "guarded"  # parked by the shrink guard: what replaces it is guarded as well
     LIMITED = "limited"  # parked by a guard against too much: without it its window has not lost anything
@@ -407,7 +407,8 @@ class Planned(NamedTuple):
 class Decision(NamedTuple):
     """What to do about one changed slot.
 
-    `deferred` leaves the slot untouched, to be read again once its unsettled event is settled.
+    `deferred` leaves the slot untouched, to be read again once what is unsettled is settled: its own event, or that of the
+    customer whose usage moved to this one.
     """
 
     change: Change

@@ -179,7 +179,7 @@ def plan(changes: Iterable[Change], policy: Policy) -> Iterator[Decision]:
             continue
         if older_said and change.revision:
             change = change._replace(again=True)  # noqa: PLW2901 - it is to be said behind the older one
-        if change.known or carry or policy.latest:
+        if change.known or carry or policy.latest or change.tail is not CLEAR:
             decision = decide(change, carry, unit, policy)
         else:
             decision = _decide_new(change, unit, policy)

@@ -112,7 +112,7 @@ class Database:
             self.visible += self.running.pop(sorted(self.running)[choice % len(self.running)])
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     st.lists(
         st.tuples(st.sampled_from(["begin", "commit", "look", "wait"]), st.integers(0, 900)), max_size=60

@@ -99,7 +99,7 @@ def told(path: Path, env: dict[str, str]) -> str:
 @example(place=("sink", "mode"), shape="{0}", secret=SECRETS[0], by_environment=True)
 @example(place=("meter", "source"), shape="{0}", secret=SECRETS[0], by_environment=False)
 @example(place=("source", "url"), shape="{{{0}}}", secret=SECRETS[2], by_environment=False)
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 def test_no_secret_is_ever_told(
     tmp_path: Path, place: tuple[str, str], shape: str, secret: str, *, by_environment: bool
 ) -> None:
@@ -115,7 +115,7 @@ def test_no_secret_is_ever_told(
     place=st.sampled_from(PLACES),
     value=st.sampled_from([CANARY, CANARY.lower(), f" {CANARY}", f"{CANARY}\n"]),
 )
-@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 def test_the_environment_is_never_told(tmp_path: Path, place: tuple[str, str], value: str) -> None:
     """Whatever a variable holds, even if it looks like a plain name, no error repeats it."""
     path = tmp_path / "aggregator.yaml"

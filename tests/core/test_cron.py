@@ -6,7 +6,7 @@ from types import SimpleNamespace
 from typing import cast
 
 import pytest
-from hypothesis import assume, example, given, settings
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from aggregator.config import Meter, cron
@@ -95,7 +95,6 @@ def fields(draw: st.DrawFn, kind: str) -> str:
 LINES = st.tuples(*(fields(kind) for kind in BOUNDS)).map(" ".join)
 
 
-@settings(deadline=None)
 @given(line=LINES, hours=st.integers(0, 24 * 365 * 4))
 @example(line="* * * * 0", hours=0)
 @example(line="* * * * 7", hours=0)
@@ -122,7 +121,6 @@ def test_a_line_wakes_when_a_crontab_would(line: str, hours: int) -> None:
         assert all(at >= since + dt.timedelta(days=3) for at in times[len(expected) :])
 
 
-@settings(deadline=None)
 @given(st.text(alphabet="0123456789*/,- amonsujl@#?LW%", max_size=24) | LINES)
 @example("*/90 * * * *")
 @example("0 0 * * 8")

@@ -62,7 +62,7 @@ def test_another_length_begins_where_both_grids_have_a_boundary() -> None:
     assert begins(OLD, DAY, START + 2 * HOUR) == START + DAY
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     st.lists(st.tuples(st.sampled_from(LENGTHS), st.integers(0, 3000)), min_size=1, max_size=5),
     st.integers(0, 3000),

@@ -330,7 +330,6 @@ def test_plain_numbers(number: str, written: str, digits: int) -> None:
     assert significant_digits(Decimal(number)) == digits
 
 
-@settings(deadline=None)
 @given(ANY_DECIMAL)
 def test_plain_numbers_stay_the_same_number(number: Decimal) -> None:
     """Writing a number in plain digits changes nothing about it (B16)."""
@@ -344,7 +343,7 @@ def test_plain_numbers_stay_the_same_number(number: Decimal) -> None:
 CHANGE = changes("customer | window | now \n acme | 10:00 | 1")[0]
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     st.builds(
         CHANGE._replace,
@@ -376,7 +375,7 @@ def test_one_decision(change: Change, decimals: int, carry: Decimal, decreases: 
         assert (decision.event.state.value == "due") <= (delta > 0 or decreases is Decreases.APPLY)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     st.one_of(ANY_DECIMAL, st.integers(-5, 10**5).map(Decimal)),
     st.integers(0, 12),
@@ -403,7 +402,7 @@ def test_the_short_way_of_a_new_slot_comes_to_the_same(
     assert list(plan([change], policy)) == [decide(change, ZERO, Decimal(1).scaleb(-decimals), policy)]
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.integers(0, 3_599_999_999), st.integers(2, 1440).filter(lambda minutes: 1440 % minutes == 0))
 @example(0, 60)
 @example(59_999_999, 1440)
@@ -480,7 +479,7 @@ def named(name: tuple[str, str, str, str, int, int, int]) -> str:
     return Identifiers(ledger, sink, meter, minutes * MINUTE).of(customer, TODAY + hours * HOUR, revision)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(NAME, NAME)
 @example(("a", "bc", "m", "c", 0, 60, 0), ("ab", "c", "m", "c", 0, 60, 0))
 @example(("l", "s", "m", "1", 0, 60, 0), ("l", "s", "m", "11", 0, 60, 0))
@@ -494,7 +493,7 @@ def test_identifier_is_a_function_of_what_it_names(
     assert named(one).isascii()
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.lists(st.decimals(0, 5, places=4), min_size=1, max_size=50), st.integers(0, 4))
 def test_sum_of_a_plan(quantities: list[Decimal], decimals: int) -> None:
     """All windows of a customer together are billed the floor of their sum, and at no window more than the sum so far."""

@@ -197,7 +197,7 @@ WINDOWS = st.lists(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(WINDOWS, st.sampled_from([Decreases.HOLD, Decreases.APPLY]))
 def test_whatever_is_said_is_followed_by_all_that_is_newer(
     windows: list[Window], decreases: Decreases

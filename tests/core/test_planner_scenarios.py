@@ -457,7 +457,7 @@ def lives(quantities: st.SearchStrategy[Decimal]) -> st.SearchStrategy[list[Step
     )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     st.one_of(lives(WHOLE), lives(FRACTIONS)),
     st.sets(st.integers(1, 60), max_size=6),
@@ -478,7 +478,7 @@ def test_any_life(steps: list[Step], dies_at: set[int], policy: Policy, goes_on:
     ended(world)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     st.lists(
         st.tuples(st.sampled_from(KEYS), st.integers(0, 500).map(lambda number: Decimal(number) / 100)),
@@ -504,7 +504,7 @@ def test_any_split(parts: list[tuple[Key, Decimal]], passes: set[int], policy: P
     }
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(truths(FRACTIONS), truths(FRACTIONS), st.permutations(["acme", "bolt"]))
 def test_order_of_customers(first: Truth, second: Truth, order: list[str]) -> None:
     """What is planned for a customer does not depend on who stands before."""
@@ -519,7 +519,7 @@ def test_order_of_customers(first: Truth, second: Truth, order: list[str]) -> No
     assert all(again[decision.change.slot] == decision for decision in decisions)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(truths(FRACTIONS), truths(FRACTIONS))
 def test_fixed_point(first: Truth, second: Truth) -> None:
     """Planning what is committed plans nothing; planning what is not gives the same names and numbers each time."""

@@ -4,7 +4,7 @@ from itertools import combinations
 from typing import NamedTuple
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from aggregator.core.rate_limit import LONGEST_PAUSE_SECONDS, RECOVERY_SECONDS, Pace
@@ -38,7 +38,6 @@ def leave_times(pace: Pace, steps: list[Step]) -> list[float]:
     return sorted(times)
 
 
-@settings(deadline=None)
 @given(rate=rates, steps=steps)
 def test_no_stretch_of_time_has_more_calls_than_allowed(rate: float, steps: list[Step]) -> None:
     """In any t seconds at most rate * t + burst calls leave, whatever refusals and lulls there are."""
@@ -48,7 +47,6 @@ def test_no_stretch_of_time_has_more_calls_than_allowed(rate: float, steps: list
         assert last - first + 1 <= rate * (end - begin) + pace.burst + A_HAIR * max(1, rate)
 
 
-@settings(deadline=None)
 @given(rate=rates, calls=st.integers(2, 300))
 def test_a_crowd_is_let_go_at_the_configured_rate(rate: float, calls: int) -> None:
     """Calls that come together leave one after another, no slower than the rate."""
@@ -58,7 +56,6 @@ def test_a_crowd_is_let_go_at_the_configured_rate(rate: float, calls: int) -> No
     assert waits[-1] == pytest.approx(max(0.0, (calls - pace.burst) / rate))
 
 
-@settings(deadline=None)
 @given(rate=rates, crowds=st.lists(st.integers(1, 100), min_size=1, max_size=20))
 def test_calls_that_leave_together_count_each(rate: float, crowds: list[int]) -> None:
     """Several taken at once wait as long as the last of them would, taken one by one."""
@@ -68,7 +65,6 @@ def test_calls_that_leave_together_count_each(rate: float, crowds: list[int]) ->
         assert together.take(0.0, calls) == pytest.approx(waits[-1])
 
 
-@settings(deadline=None)
 @given(rate=rates, steps=steps)
 def test_the_full_rate_comes_back(rate: float, steps: list[Step]) -> None:
     """After any history, half a minute without refusals (beyond a pause asked for) restores the configured rate."""
@@ -79,7 +75,6 @@ def test_the_full_rate_comes_back(rate: float, steps: list[Step]) -> None:
     assert pace.rate == pytest.approx(rate)
 
 
-@settings(deadline=None)
 @given(rate=rates, refusals=st.integers(1, 60))
 def test_the_rate_never_falls_below_the_floor(rate: float, refusals: int) -> None:
     """However many refusals come, one call a second still leaves (or the configured rate, if that is lower)."""

@@ -77,7 +77,7 @@ steps = st.lists(
 )
 
 
-@settings(deadline=None, max_examples=500)
+@settings(max_examples=500)
 @given(steps=steps)
 def test_what_is_used_never_exceeds_the_limit(steps: list[tuple[str, int, float, float]]) -> None:
     """Processes ask, hear late, never hear, or are gone: together they never use more than the limit."""
@@ -95,7 +95,6 @@ def test_what_is_used_never_exceeds_the_limit(steps: list[tuple[str, int, float,
         assert sum(process.share.at(world.now) for process in world.all) <= LIMIT + A_HAIR
 
 
-@settings(deadline=None)
 @given(limit=st.floats(0.5, 10_000), wanted=st.lists(st.floats(0, 20_000), min_size=1, max_size=8))
 def test_nobody_has_less_than_it_wants_while_another_has_more(limit: float, wanted: list[float]) -> None:
     """The limit is divided up to what is wanted; who does not have all it wants has as much as anybody."""

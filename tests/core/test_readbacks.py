@@ -186,7 +186,7 @@ def test_agreement_confirms_what_was_asked() -> None:
     assert [(conclusion.event, conclusion.finding) for conclusion in conclusions] == [(EventId(1), PRESENT)]
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     st.lists(st.tuples(st.integers(-9, 9).filter(bool), st.booleans()), max_size=6),
     st.lists(st.integers(-9, 9).filter(bool), max_size=4),
@@ -206,7 +206,7 @@ def test_no_finding_is_ever_wrong(truth: list[tuple[int, bool]], sure: list[int]
         assert finding in {UNCLEAR, PRESENT if arrived else ABSENT}
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.lists(st.booleans(), min_size=1, max_size=8))
 def test_powers_of_two_are_always_told_apart(arrived: list[bool]) -> None:
     """Where every selection has a sum of its own, every event is decided."""

@@ -236,7 +236,7 @@ def test_a_night_between_request_and_lost_answer() -> None:
 IDENTIFIERS = [f"agg_{number}" for number in range(300)]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(1, 10_000), st.text(max_size=9))
 def test_backoff_is_bounded(attempts: int, identifier: str) -> None:
     """A wait lies between half and all of a doubling figure that has an upper bound, and is the same each time."""
@@ -345,7 +345,7 @@ class Life:
         self.known = self.known._replace(attempts=attempts, exposed_at=outcome.exposed_at)
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 @given(
     st.lists(
         st.tuples(
@@ -371,7 +371,7 @@ def test_booked_at_most_once(happenings: list[tuple[str, dt.timedelta, dt.timede
             assert life.sent_at[-1] - life.sent_at[0] <= LIMITS.memory, "sent again after the cliff"
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.lists(st.sampled_from(sorted(set(HAPPENINGS) - {"refused"})), max_size=12))
 def test_accepted_in_the_end(happenings: list[str]) -> None:
     """Once the sink answers again, an event that was never refused is accepted, and booked exactly once (B1, B3)."""

@@ -123,8 +123,9 @@ def test_a_figure_waits_no_longer_for_a_ledger_that_does_not_answer(monkeypatch:
         assert asked.figure() == "7"
 
 
-def test_closing_ends_what_waits_for_a_figure() -> None:
+def test_closing_ends_what_waits_for_a_figure(monkeypatch: pytest.MonkeyPatch) -> None:
     """A thread that waited for ever would keep the process from ending."""
+    monkeypatch.setattr(http_sink, "READ_PATIENCE_SECONDS", 10 * SECONDS)
     ledger = Ledger(away=True)
     with ThreadPoolExecutor(1) as threads:
         asked = sink(ledger)

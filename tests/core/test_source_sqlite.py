@@ -231,7 +231,7 @@ def test_no_query_can_write(source: Source, app: sqlite3.Connection, tmp_path: P
     assert not other.exists()
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(st.text(alphabet=":ab1_ .%-", max_size=12))
 @example(":api:")
 @example(" :a:b: ::a a::b:")

@@ -92,7 +92,7 @@ def test_every_day_begins_a_window(instant: dt.datetime, length: dt.timedelta) -
     assert len(day) == DAY // length
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(some_instant, length_of_window, st.integers(0, 200), st.integers(1, 50))
 def test_tile_cut_and_count_agree(start: dt.datetime, length: dt.timedelta, many: int, most: int) -> None:
     """A span's windows follow each other without gap or overlap; so do the pieces it is cut into, and they are as many."""
@@ -219,7 +219,7 @@ naps = st.one_of(
 )
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     st.lists(st.tuples(naps, st.none() | st.integers(0, 3)), max_size=20),
     st.sampled_from([15 * MINUTE, HOUR, 4 * HOUR, DAY]),
@@ -241,7 +241,7 @@ def test_no_wake_up_pattern_loses_a_window(
         assert reader.times.keys() == {one.start for one in tile(Span(reader.start_at, reader.mark), length)}
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.integers(0, 200), min_size=1, max_size=40), st.sampled_from([10, 61, 95, 240, 1000]))
 def test_sweep_comes_round_to_every_old_window(news: list[int], revisit: int) -> None:
     """A query asked window by window is asked again for each old one before the horizon has passed it."""
@@ -266,7 +266,7 @@ def test_sweep_comes_round_while_nothing_is_new() -> None:
     assert min(reader.times.values()) >= 3
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(
     some_instant,
     st.integers(0, 300),

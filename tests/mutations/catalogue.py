@@ -1615,9 +1615,30 @@ MISTAKES: tuple[Mistake, ...] = (
         ("tests/postgres/test_customers.py::test_a_pass_that_looked_a_moment_too_early_reads_again",),
     ),
     Mistake(
+        "what is on its way for an old customer is billed to the new one as well",
+        "aggregator/ledger/passes/changes.py",
+        "AWAITS if moving else",
+        '"" if moving else',
+        ("tests/postgres/test_customers.py::test_while_an_event_is_on_its_way_nobody_else_is_billed_for_it",),
+    ),
+    Mistake(
+        "what a customer lost is billed to another one while its own increase waits",
+        "aggregator/ledger/review/moves.py",
+        "(parked.moved_with is null or event.delta > 0)",
+        "parked.moved_with is null and event.delta < 0",
+        ("tests/postgres/test_customers.py::test_who_loses_and_gains_gives_nothing_away_before",),
+    ),
+    Mistake(
+        "usage that moves on at once is billed to its last customer before the first one lost it",
+        "aggregator/ledger/review/moves.py",
+        "select reached.id, change.after from reached join change on change.before = reached.customer",
+        "select reached.id, reached.customer from reached",
+        ("tests/postgres/test_customers.py::test_usage_that_moves_on_at_once_waits_for_its_first_customer",),
+    ),
+    Mistake(
         "what moves by a mapping is billed twice until a person looks",
         "aggregator/ledger/passes/passes.py",
-        "if lease.is_mapped and moves.may_move(registered, feed):",
+        "if lease.is_mapped and may_move:",
         "if not lease.registered:",
         (
             "tests/postgres/test_customers.py::test_several_ids_that_change_at_once_are_each_a_move",

@@ -33,10 +33,6 @@ KEYS = tuple("abcdefghijkl")
 MOST_CALM_ROUNDS = 12
 """In how many rounds all must be billed once nothing goes wrong: some things are believed at the second read only."""
 
-UNSETTLED = """
-select distinct window_start from aggregator.event join aggregator.outbox on outbox.event_id = event.id
-"""
-
 ALWAYS = dt.datetime.min.replace(tzinfo=dt.UTC)
 EVER = dt.datetime.max.replace(tzinfo=dt.UTC)
 
@@ -127,8 +123,6 @@ class Life:
         self.seen: Counter[str] = Counter()
         self.kill_in: int | None = None
         self.inside = False
-        self.unsettled: set[dt.datetime] = set()
-        """Windows of which something was to be sent when they were read: its decrease is planned, and held, after that."""
         self.backup: tuple[Backup, Rule, int] | None = None
         self.daemons = [self.daemon(), self.daemon()]
 
@@ -233,12 +227,7 @@ class Life:
     def collect(self) -> None:
         """Let a daemon read what is due."""
         daemon = self.chance.choice(self.daemons)
-        self.note_unsettled()
         self.guarded(daemon, daemon.collect)
-
-    def note_unsettled(self) -> None:
-        """Note of which windows something is still to be sent, before they are read."""
-        self.unsettled |= {start for (start,) in self.daemons[0].rows(UNSETTLED)}
 
     def deliver(self) -> None:
         """Let a daemon send what is due."""
@@ -305,7 +294,6 @@ class Life:
             daemon.listed, daemon.broken = [Listed(key, who, None) for key, who in self.list.items()], None
             daemon.mapping.run_once(self.now)
             self.rule.look(self.list, self.now)
-            self.note_unsettled()
             daemon.collect()
             daemon.backfill(Span(START, START + (self.now - START) // HOUR * HOUR))
             daemon.deliver()
@@ -343,8 +331,6 @@ class Life:
         for (_, start), much in self.booked().items():
             sent[start] += much
         over = {start: (much, used[start]) for start, much in sent.items() if much > used[start]}
-        if self.may_hold:
-            over = {start: each for start, each in over.items() if start not in self.unsettled}
         assert over == {}, "more is billed of a window than was used in it"
         if self.rule.moved is Moved.FUTURE:
             right, _ = self.truth()

@@ -144,6 +144,80 @@ def test_several_ids_that_change_at_once_are_each_a_move(database: Database) -> 
     assert accounts.everything() == {"cus_one": 21, "cus_two": 21}
 
 
+def test_while_an_event_is_on_its_way_nobody_else_is_billed_for_it(database: Database) -> None:
+    """Sent at once, the new customer's usage would be billed beside the old one's until a person looks."""
+    accounts, parked = Accounts(database, Moved.ALL), ParkedEvents(database)
+    accounts.use("1", 5, 7)
+    accounts.at(2, 10)
+    accounts.says(("1", "cus_one"))
+    accounts.collect()
+    accounts.says(("1", "new_one"))
+    accounts.collect()
+    accounts.deliver()
+    assert accounts.everything() == {"cus_one": 12}
+    accounts.round()
+    assert (accounts.held(), accounts.everything()) == ({"cus_one": -12, "new_one": 12}, {"cus_one": 12})
+    accounts.outbox.release([move.event for move in parked.moved(10)], accounts.now)
+    accounts.deliver()
+    assert accounts.everything() == {"new_one": 12}
+    accounts.check_balance()
+
+
+def test_who_loses_and_gains_gives_nothing_away_before(database: Database) -> None:
+    """What a customer lost is in the increase that waits for it: until that is released, it is billed for both."""
+    accounts, parked = Accounts(database, Moved.ALL), ParkedEvents(database)
+    accounts.use("1", 4)
+    accounts.use("2", 6)
+    accounts.at(1, 10)
+    accounts.says(("1", "cus_one"), ("2", "cus_two"))
+    accounts.round()
+    accounts.says(("1", "cus_one"), ("2", "cus_one"))
+    accounts.round()
+    assert accounts.held() == {"cus_two": -6, "cus_one": 6}
+    accounts.says(("1", "new_one"), ("2", "cus_one"))
+    accounts.round()
+    assert accounts.held() == {"cus_two": -6, "cus_one": 2, "new_one": 4}
+    assert accounts.everything() == {"cus_one": 4, "cus_two": 6}
+    waiting = [event for (event,) in accounts.rows("select event_id from aggregator.parked")]
+    accounts.outbox.release(waiting, accounts.now)
+    accounts.deliver()
+    assert (accounts.everything(), parked.moved(10)) == ({"cus_one": 6, "new_one": 4}, [])
+    accounts.check_balance()
+
+
+def test_usage_that_moves_on_at_once_waits_for_its_first_customer(database: Database) -> None:
+    """Who is between loses as much as it gains: there is nothing of it to hold, and nothing to let through."""
+    accounts = Accounts(database, Moved.ALL)
+    accounts.use("1", 9)
+    accounts.use("2", 9)
+    accounts.at(1, 10)
+    accounts.says(("1", "cus_one"), ("2", "cus_two"))
+    accounts.round()
+    accounts.says(("1", "cus_two"), ("2", "new_two"))
+    accounts.look()
+    accounts.use("2", 1)
+    accounts.round()
+    assert accounts.held() == {"cus_one": -9, "new_two": 10}
+    assert accounts.everything() == {"cus_one": 9, "cus_two": 9}
+    accounts.check_balance()
+
+
+def test_where_decreases_apply_nothing_moves_before_what_is_on_its_way(database: Database) -> None:
+    """Both sides leave at once, and not the increase a pass earlier."""
+    accounts = Accounts(database, Moved.ALL, meter=replace(METER, decreases=Decreases.APPLY))
+    accounts.use("1", 5, 7)
+    accounts.at(2, 10)
+    accounts.says(("1", "cus_one"))
+    accounts.collect()
+    accounts.says(("1", "new_one"))
+    accounts.collect()
+    accounts.deliver()
+    assert accounts.everything() == {"cus_one": 12}
+    accounts.round()
+    assert accounts.everything() == {"new_one": 12}
+    accounts.check_balance()
+
+
 def test_where_decreases_apply_all_moves_at_once(database: Database) -> None:
     """Nobody has to say a word."""
     accounts = moving(database, meter=replace(METER, decreases=Decreases.APPLY))

@@ -8,7 +8,7 @@ import pytest
 
 from aggregator.core.model import Decreases, Guards, Span, WriteModel
 from aggregator.ledger.database import Database
-from aggregator.ledger.passes.changes import STATEMENTS
+from aggregator.ledger.passes.changes import statement_for
 from aggregator.ledger.passes.usual import past_of
 from aggregator.ledger.review.parked import Choice, ParkedEvents
 from tests.postgres.test_replacing_sinks import Replacing, ReplacingSink
@@ -311,8 +311,10 @@ def test_another_query_is_compared_with_what_the_old_one_gave(database: Database
 def test_without_guards_nothing_is_asked() -> None:
     """A meter without limits is compared by a statement that knows of no week before, and by no other."""
     assert past_of(METER, (), START) is None
-    assert all(("168 hours" in text) == limited for (_, limited), text in STATEMENTS.items())
-    assert "said" not in STATEMENTS[WriteModel.DELTA, False]
+    for model in WriteModel:
+        for limited in (False, True):
+            assert ("168 hours" in statement_for(model, limited=limited, moving=False)) == limited
+    assert "said" not in statement_for(WriteModel.DELTA, limited=False, moving=False)
 
 
 def guarded(database: Database, model: WriteModel, **limits: Any) -> Replacing:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
 from decimal import Decimal
+from functools import cache
 from typing import Any
 
 from aggregator.core.model import ZERO, Change, Span, Tail, WriteModel
@@ -18,6 +19,9 @@ UNBOOKED = (ZERO, 0, None)
 
 UNTROUBLED = (Tail.CLEAR, None, ZERO)
 """What stands in the way of a slot that nothing stands in the way of."""
+
+AWAITING = (Tail.UNSETTLED, None, ZERO)
+"""What stands in the way of a new slot whose usage is still on its way for another customer."""
 
 UNASKED = (False, None, False)
 """What guards ask about a slot, if none does."""
@@ -125,6 +129,23 @@ AND_NEWER = """
                               and (parked.was_accepted or parked.dismissed_at is not null))
 """
 
+# Whose usage of a window moved to another customer, by a mapping that changed, while what was billed of it is still on its
+# way: neither side is planned until that is settled, and then both are in one pass, so that they leave or wait together.
+ON_ITS_WAY = """
+behind as (
+        select distinct lost.window_start, change.after as customer, lost.combination
+          from differing as lost
+          join aggregator.customer_change as change on change.before = lost.customer and change.moves
+          join aggregator.mapping on mapping.id = change.mapping_id
+           and mapping.name in (select definition.customers
+                                  from aggregator.feed join aggregator.definition using (meter_id)
+                                 where feed.id = %(feed_id)s)
+          left join aggregator.outbox on outbox.event_id = lost.tail
+          left join aggregator.parked on parked.event_id = lost.tail
+         where lost.now < lost.before and (outbox.event_id is not null or parked.state = 'in_doubt')
+)
+"""
+
 # Ordered by customer and combination, because a carry flows through the slots of both one after the other. What a new slot
 # does not have is null, and costs nothing; its own number is the one that is reserved for its first event. Only where a feed
 # was in shadow once, it is looked whether a slot's latest event is.
@@ -134,7 +155,7 @@ select found.slot_id,
        found.customer, found.window_start, found.before, found.now, found.at,
        found.total, found.revision, found.stamped_at,
        carry.amount,
-       case when outbox.event_id is not null or parked.state = 'in_doubt' then 'unsettled'
+       case when outbox.event_id is not null or parked.state = 'in_doubt'{awaits} then 'unsettled'
             when parked.guard = 'shrink_guard' then 'guarded'
             when parked.guard = 'repair' then 'proposed'
             when parked.guard is not null then 'limited'
@@ -199,24 +220,31 @@ USUAL = """
 """
 
 
-def _statement(*, newer: bool, unsaid: bool, limited: bool) -> str:
-    """Return how to find what differs: with what is newer, where totals are said with that, and with what guards ask."""
-    known = WHAT_IS_KNOWN + (UNSAID if unsaid else "") + (PASSED if limited else "")
-    found = ("from (", DIFFERING, ") as found")
-    if newer:
-        known = "\n".join(("with differing as materialized (", DIFFERING, ")", known))
-        found = ("from (select * from differing union all", AND_NEWER, ") as found")
+AWAITS = " or (behind.customer is not null and found.now > coalesce(found.before, 0))"
+
+BEHIND = "left join behind using (window_start, customer, combination)"
+
+FOUND_WITH_NEWER = ("from (select * from differing union all", AND_NEWER, ") as found")
+
+
+@cache
+def statement_for(model: WriteModel, *, limited: bool, moving: bool) -> str:
+    """Return how to find what differs, where a sink books by `model`: what nobody asks for is not looked up.
+
+    What is newer goes along where a customer's last number is billed; `limited` adds what guards ask, `moving` what waits
+    for a customer that had the usage before.
+    """
+    unsaid, newer = limited or model is not WriteModel.DELTA, model is WriteModel.LAST
+    assert not (newer and moving), "who has the last number billed is billed by the next one in any case"
+    known = WHAT_IS_KNOWN.format(awaits=AWAITS if moving else "")
+    known += (UNSAID if unsaid else "") + (PASSED if limited else "")
+    found: tuple[str, ...] = ("from (", DIFFERING, ") as found")
+    if newer or moving:
+        before = ("with differing as materialized (", DIFFERING, ")")
+        known = "\n".join((*before, ",", ON_ITS_WAY, known) if moving else (*before, known))
+        found = ("from differing as found", BEHIND) if moving else FOUND_WITH_NEWER
     return "\n".join((known, *found, USUAL if limited else "", OF_EACH))
 
-
-STATEMENTS = {
-    (model, limited): _statement(
-        newer=model is WriteModel.LAST, unsaid=limited or model is not WriteModel.DELTA, limited=limited
-    )
-    for model in WriteModel
-    for limited in (False, True)
-}
-"""By what a sink books, and whether a guard could hold an increase: what nobody asks for is not looked up."""
 
 FORGET_UNMAPPED = """
 delete from aggregator.unmapped
@@ -280,12 +308,14 @@ def changes(
     unit: Decimal = Decimal(1),
     more: bool = False,
     combinations: Known = NO_COMBINATIONS,
+    moving: bool = False,
 ) -> Iterator[Change]:
     """Yield the slots of a feed that differ from what was read, and what is newer where that counts, customer by customer.
 
     `noise` is by what share the same rows may come out differently, and `unit` the least that is billed.
     `io` fetches a batch ahead, between whatever else it has to do on the connection. With `more`, another pass takes up what
     is newer than the span. `past` is what guards compare with, if there are any. `combinations` are those of the meter.
+    `moving` is whether usage that moved to another customer is planned with the decrease that it leaves behind.
     """
     values = {
         "feed_id": feed.id,
@@ -302,7 +332,7 @@ def changes(
     }
     if past is not None:
         values |= past.values()
-    statement = STATEMENTS[feed.model, past is not None]
+    statement = statement_for(feed.model, limited=past is not None, moving=moving)
     cursor = connection.cursor(name=f"changed_{feed.id}")
     try:
         io.submit(cursor.execute, statement, values, binary=True).result()
@@ -321,7 +351,8 @@ def _change(row: tuple[Any, ...], combinations: Known) -> Change:
     *booked, carry, tail, parked, delta, again, shadow, newer, combination = rest
     apart = combinations[combination]
     if slot is None:
-        known = NEW if carry is None else (*UNBOOKED, carry, *UNTROUBLED, *UNKNOWN)
+        trouble = AWAITING if tail else UNTROUBLED
+        known = NEW if carry is None and not tail else (*UNBOOKED, carry or ZERO, *trouble, *UNKNOWN)
         return build(Change, (event, event, customer, start, ZERO, now, at, *known, apart))
     trouble = (Tail(tail), parked, delta or ZERO) if tail else UNTROUBLED
     ours = (*booked, carry or ZERO, *trouble, True, again, shadow, newer, *UNASKED, apart)

@@ -23,7 +23,7 @@ from typing import NamedTuple, Protocol
 from psycopg.types.range import TimestamptzRange
 
 from aggregator.core import definitions
-from aggregator.core.model import Change, Decision, Definition, EventId, Span, Swollen
+from aggregator.core.model import Change, Decision, Definition, EventId, Span, Swollen, WriteModel
 from aggregator.errors import LeaseLost, LedgerStopped, LedgerUnreachable
 from aggregator.ledger import combinations, customers
 from aggregator.ledger.database import Connection, Database, Part
@@ -188,6 +188,7 @@ class Passes(Part):
                 for feed, coverage in zip(registered.feeds, lease.coverages, strict=True):
                     reassert.take_up(connection, feed, this.span, this.now)
                     tally.mark = min(mark, coverage.read_until)
+                    may_move = moves.may_move(registered, feed)
                     found = changes(
                         connection,
                         io,
@@ -198,23 +199,20 @@ class Passes(Part):
                         unit=unit,
                         more=this.more,
                         combinations=known,
+                        moving=lease.is_mapped and feed.model is not WriteModel.LAST,
                     )
-                    swollen = held.swollen.get(feed.id, {})
-                    decisions = decide(feed, found, guarded=bool(fallen), swollen=swollen)
+                    decisions = decide(
+                        feed, found, guarded=bool(fallen), swollen=held.swollen.get(feed.id, {})
+                    )
+                    backfill = this.kind == "backfill"
                     writer = Writer(
-                        connection,
-                        io,
-                        feed,
-                        pass_id,
-                        this.now,
-                        backfill=this.kind == "backfill",
-                        may_move=moves.may_move(registered, feed),
+                        connection, io, feed, pass_id, this.now, backfill=backfill, may_move=may_move
                     )
                     writer.write(tally.counting(decisions))
                     tally.reread.update(tally.moved)
                     if writer.fell:
                         tally.held += moves.hold(connection, feed, pass_id, this.now)
-                    if lease.is_mapped and moves.may_move(registered, feed):
+                    if lease.is_mapped and may_move:
                         tally.held += moves.hold_declared(connection, registered.id, feed, pass_id, this.now)
                     reassert.note_newer(connection, feed, pass_id, this.now)
                     reassert.note_close(connection, feed, pass_id, this.now)
@@ -295,13 +293,22 @@ class Passes(Part):
         Whether a window is swollen shows when it is written: nothing is held for that here.
         """
         past = usual.past_of(registered.meter, known, span.start)
+        is_mapped = any(each.customers for each in known)
         with self._database.transaction() as connection, ThreadPoolExecutor(1, "ledger-io") as io:
             unit = registered.meter.unit
             stage(connection, spool, unit)
             apart = combinations.known_to(connection, registered, spool.combinations)
             for feed in registered.feeds:
                 found = changes(
-                    connection, io, feed, span, past, noise=spool.noise, unit=unit, combinations=apart
+                    connection,
+                    io,
+                    feed,
+                    span,
+                    past,
+                    noise=spool.noise,
+                    unit=unit,
+                    combinations=apart,
+                    moving=is_mapped and feed.model is not WriteModel.LAST,
                 )
                 for decision in decide(feed, found, guarded=False, swollen={}):
                     yield feed, decision

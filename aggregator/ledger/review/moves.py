@@ -13,7 +13,8 @@ Rules
 - A pair stays one while what is planned anew for a side still lowers or raises. If not, it is none any more: an increase
   goes out as any other, a decrease stays held.
 - Where a mapping of customers says which id became which, nobody has to be told apart: whatever its decrease in a window
-  belongs to waits with it. Where several ids became one, or one several, there are no pairs: each event waits by itself.
+  belongs to waits with it, and is not planned before it: see ON_ITS_WAY in `passes.changes`. Where several ids became one,
+  or one several, there are no pairs: each event waits by itself.
 - Only where decreases wait for a person; not where a customer's last number is billed, since there the windows that follow
   bill the new id in any case.
 """
@@ -125,29 +126,37 @@ with gone as (
 select count(*) from believed
 """
 
-# Which decreases and increases of a window belong together, by how the meter's mapping changed.
+# Which decreases and increases of a window belong together, by how the meter's mapping changed: also over customers in
+# between, who lost as much as they gained. Who gained more than it lost at once has an increase that waits: what it lost is
+# in that.
 FIND_DECLARED = """
 create temporary table declared on commit drop as
-with change as (
+with recursive change as (
     select distinct customer_change.before, customer_change.after
       from aggregator.customer_change
       join aggregator.mapping on mapping.id = customer_change.mapping_id
      where customer_change.moves
        and mapping.name in (select customers from aggregator.definition where meter_id = %(meter_id)s)
+), waiting as materialized (
+    select event.id, event.customer, event.window_start, event.combination, event.delta < 0 as is_decrease
+      from aggregator.parked join aggregator.event on event.id = parked.event_id
+     where parked.feed_id = %(feed_id)s and parked.state = 'held' and parked.dismissed_at is null
+       and (parked.moved_with is null or event.delta > 0)
+), reached as (
+    select waiting.id, change.after as customer from waiting join change on change.before = waiting.customer
+     union
+    select reached.id, change.after from reached join change on change.before = reached.customer
 ), found as (
-    select lowers.id as lowers, raises.id as raises
-      from aggregator.parked
-      join aggregator.event as lowers on lowers.id = parked.event_id and lowers.delta < 0
-      join change on change.before = lowers.customer
-      join aggregator.slot on slot.feed_id = %(feed_id)s and slot.window_start = lowers.window_start
-                          and slot.customer = change.after and slot.combination = lowers.combination
+    select waiting.id as lowers, raises.id as raises, waiting.is_decrease
+      from reached
+      join waiting using (id)
+      join aggregator.slot on slot.feed_id = %(feed_id)s and slot.window_start = waiting.window_start
+                          and slot.customer = reached.customer and slot.combination = waiting.combination
       join aggregator.event as raises on raises.id = slot.tail and raises.pass_id = %(pass_id)s and raises.state = 'due'
                                      and raises.delta > 0 and (%(adds)s or raises.revision = 0)
-     where parked.feed_id = %(feed_id)s and parked.state = 'held' and parked.moved_with is null
-       and parked.dismissed_at is null
 )
 select lowers, raises,
-       count(*) over (partition by lowers) = 1 and count(*) over (partition by raises) = 1 as paired
+       is_decrease and count(*) over (partition by lowers) = 1 and count(*) over (partition by raises) = 1 as paired
   from found
 """
 
