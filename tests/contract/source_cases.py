@@ -100,8 +100,8 @@ RUNS_ON = frozenset({"cancel"})
 """A statement under way ends by its timeout, or with the process."""
 
 BUT_STOPPING = tuple(fact for fact in FACTS if fact.name not in {"given up", "timeout", "cancel"})
-"""A busy machine plans the sums that are to be stopped for longer than they may take, and what Spark stops while it plans,
-it runs afterwards: tests/core/test_source_spark.py shows that whatever runs is stopped."""
+"""A busy machine plans the sums that are to be stopped for longer than they may take, and was seen to run them afterwards.
+tests/core/test_source_spark.py shows that whatever runs is stopped."""
 
 TIMES = FACTS[: 1 + [fact.name for fact in FACTS].index("usual shape")]
 """All that a zone could change."""
