@@ -67,6 +67,15 @@ def test_claims_are_measured() -> None:
     assert len([each for each in lines if each.startswith("claim and settle")]) == 6
 
 
+def test_what_an_event_takes_is_measured() -> None:
+    """By table and index, at the first try and after others, with a sum of what slots and events take."""
+    lines = run("bench.size", "--slots", "200", "--retries", "1")
+    assert {"event", "event_pkey", "slot", "slot_pkey", "attempt"} <= {
+        each.split()[0] for each in lines[2:-1]
+    }
+    assert all(float(size) > 100 for size in lines[-1].split()[-2:])
+
+
 def test_figures_travel_as_json() -> None:
     """What is read is what was written, and a part that was not measured is none."""
     figures = [Figure("work", 10, 2.0, {"client": 1.0}, 90.0)]
