@@ -80,6 +80,10 @@ COMMANDS = {
     },
     "Set up and try out": {
         "migrate": "Create the ledger's tables, or bring them to this version.",
+        "grants": (
+            "Print the SQL that makes the ledger's roles and gives each what it needs; with --check, "
+            "compare a server's roles."
+        ),
         "schema": (
             "Print the JSON Schema of the configuration file, so that your editor can complete and check it."
         ),

@@ -151,6 +151,8 @@ def _ledger(config: "Config", pinned: dict[str, str]) -> Iterator[Finding]:
             yield from _state(config, ledger)
             for text in (*remarks(ledger.database), *ledger.identity.remarks()):
                 yield Finding("ledger", "note", text)
+            if config.ledger.url is not None:
+                yield from _ledger_role(ledger)
             renamed = yield from _names(config, ledger, pinned)
             for removed in ledger.reports.unconfigured_meters(
                 [*config.meters, *renamed], ledger.instant() - STILL_BILLABLE
@@ -163,6 +165,23 @@ def _ledger(config: "Config", pinned: dict[str, str]) -> Iterator[Finding]:
                 yield Finding(f"meter {meter}", verdict, text)
     except LedgerError as error:
         yield Finding("ledger", "wrong", str(error))
+
+
+def _ledger_role(ledger: "Ledger") -> Iterator[Finding]:
+    """Say what the role that we are in the ledger lacks for a daemon, or could do besides."""
+    from aggregator.ledger.privileges import Kind, differences
+
+    with ledger.database.transaction() as connection:
+        role = str(connection.execute("select current_user").fetchall()[0][0])
+        found = differences(connection, role, Kind.DAEMON)
+    missing = [each.what for each in found if each.missing]
+    beyond = [each.what for each in found if not each.missing]
+    if missing:
+        text = f"role {role} lacks {', '.join(missing)}: `aggregator grants` prints what a daemon needs"
+        yield Finding("role of ledger", "wrong", text)
+    if beyond:
+        text = f"role {role} may do more than is needed ({', '.join(beyond)}): `aggregator grants` prints roles that cannot"
+        yield Finding("role of ledger", "note", text)
 
 
 def _names(

@@ -1,10 +1,12 @@
 """The ledger: our Postgres database. Besides it, only the source speaks SQL.
 
 database        the pool, transactions, migrations, and whether a server is fit
+privileges      what each role of its database may do
 clock, waits    the clock that everything is stamped by, and transactions that take longer than they should
 identity        whether this is the ledger that it was
 meters, feeds   who a meter is, its mark, and who may write for it now; and on what terms it feeds each sink
 customers       mappings from keys to billing customers, what each key had before, and what waits for a customer
+customer_names  customers by the beginning of their names, for shells
 meter_names     what each meter fed under which name
 combinations    what the numbers of combinations of dimensions stand for
 configurations  which configuration of the meters is in force, and what it was before

@@ -377,6 +377,8 @@ def _hint(error: psycopg.Error) -> str:
             ". Row-level security must not hide rows of the ledger from its role: let the role own the tables, or give it "
             "`bypassrls`."
         )
+    if isinstance(error, pg.InsufficientPrivilege):
+        return "; `aggregator grants` prints what each role of the ledger needs."
     return ""
 
 

@@ -52,7 +52,9 @@ TAKE_AWAY = """
 update aggregator.meter set epoch = epoch + 1, lease_owner = null, lease_until = null where id = %(meter_id)s
 """
 
-# What is billed by its last number leaves in the order of its windows.
+# What is billed by its last number leaves in the order of its windows. Nothing is written where nothing changes, so that
+# whoever only looks needs no right to write.
+DIFFERS_IN_ORDER = "select from aggregator.feed where id = %(feed)s and ordered <> %(ordered)s"
 ORDER_FEED = "update aggregator.feed set ordered = %(ordered)s where id = %(feed)s and ordered <> %(ordered)s"
 
 MOVE_FEEDS = """
@@ -93,7 +95,9 @@ def register(connection: Connection, meter_id: int, meter: Meter, sink: str, sin
         row = connection.execute(FIND_FEED, key).fetchone()
         assert row is not None, "what was added is there"
     feed_id, coverage, let_go = row[0], _coverage(row), row[-1]
-    connection.execute(ORDER_FEED, {"feed": feed_id, "ordered": meter.latest})
+    order = {"feed": feed_id, "ordered": meter.latest}
+    if connection.execute(DIFFERS_IN_ORDER, order).fetchone() is not None:
+        connection.execute(ORDER_FEED, order)
     if changed(coverage, terms, coverage.since, meter.start_at) != coverage:
         mark = _mark(connection, LOCK_MARK, meter_id)
         row = connection.execute(FIND_FEED, key).fetchone()

@@ -27,7 +27,11 @@ Failover = Literal["may_lose", "one_host", "lossless"]
 
 # Not every managed server lets a plain role read it (postgresql.org/docs/current/functions-info.html, "Control Data
 # Functions"); asking without the right would end the transaction.
-MAY_IDENTIFY = "select has_function_privilege('pg_catalog.pg_control_system()', 'execute')"
+# A role that only looks records no place either: the first one that writes does.
+MAY = """
+select has_function_privilege('pg_catalog.pg_control_system()', 'execute'),
+       has_table_privilege('aggregator.identity', 'update')
+"""
 
 IDENTIFY = "(select system_identifier from pg_control_system())"
 
@@ -173,9 +177,9 @@ class LedgerIdentity(Part):
         self.stopped_seen = False
         """Whether the ledger was stopped when this process last looked: nothing more may leave then."""
         with database.transaction() as connection:
-            row = connection.execute(MAY_IDENTIFY).fetchone()
+            may_identify, self._may_write = connection.execute(MAY).fetchone() or (False, False)
             self._around = AROUND.format(
-                cluster=IDENTIFY if row == (True,) else "null::bigint",
+                cluster=IDENTIFY if may_identify else "null::bigint",
                 timeline=TIMELINE if _shows_timeline(connection) else "null::bigint",
             )
             found, _ = self._look(connection)
@@ -203,7 +207,7 @@ class LedgerIdentity(Part):
             trouble = found.stopped_reason or _mismatch(found, known, where=self._claim_counter)
             self.stopped_seen = trouble is not None
             after = None if trouble else failed_over(found, self._failover)
-            if trouble is None and after is None:
+            if trouble is None and after is None and self._may_write:
                 place = {"cluster": found.lies_on, "database_oid": found.lies_in, "timeline": found.runs_on}
                 connection.execute(RECORD_PLACE, place)
         if trouble is not None and stops:

@@ -41,10 +41,14 @@ update aggregator.meter
  where name = %(old)s
 """
 
-NOTE_OUTLET = """
-update aggregator.feed set account = coalesce(%(account)s, account), called = %(called)s
+# Nothing is written where nothing changes, so that whoever only looks needs no right to write.
+DIFFERS_IN_OUTLET = """
+select from aggregator.feed
  where id = %(feed)s
    and (called is distinct from %(called)s or account is distinct from coalesce(%(account)s, account))
+"""
+NOTE_OUTLET = """
+update aggregator.feed set account = coalesce(%(account)s, account), called = %(called)s where id = %(feed)s
 """
 
 
@@ -91,4 +95,5 @@ def note(connection: Connection, feed: int, outlet: Outlet | None) -> None:
     """Record what a line feeds."""
     if outlet is not None:
         values = {"feed": feed, "account": outlet.account, "called": outlet.called}
-        connection.execute(NOTE_OUTLET, values)
+        if connection.execute(DIFFERS_IN_OUTLET, values).fetchone() is not None:
+            connection.execute(NOTE_OUTLET, values)

@@ -16,12 +16,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple
 
+from psycopg.errors import InsufficientPrivilege
+
 from aggregator.core import definitions
 from aggregator.core.commit_barrier import Noted
 from aggregator.core.feed_terms import FeedCoverage
 from aggregator.core.model import EPOCH, Definition, Differing, Meter
 from aggregator.core.renaming import Memory, report_read
-from aggregator.errors import LeaseLost, MeterRefused
+from aggregator.errors import LeaseLost, LedgerError, MeterRefused
 from aggregator.ledger import feeds as lines
 from aggregator.ledger import meter_names
 from aggregator.ledger.database import Connection, Database, Part
@@ -181,6 +183,11 @@ returning mark, reread_from, swept, seen_until, hourly_at, daily_at
 """
 
 
+ONLY_READS = (
+    "The configuration has something that the ledger does not know yet, and the ledger's role may only read: start the "
+    "daemon with this configuration first."
+)
+
 FIND_UNSTABLE = "select fingerprint from aggregator.unstable where meter_id = %(meter_id)s"
 
 NOTE_UNSTABLE = """
@@ -279,14 +286,22 @@ class Meters(Part):
     def look(
         self, meters: Iterable[Meter]
     ) -> tuple[dict[str, Registered], dict[str, tuple[Definition, ...]]]:
-        """Return what registering would give, and how each meter would be read; nothing is written."""
+        """Return what registering would give, and how each meter would be read; nothing is written.
+
+        Raises LedgerError for a role that may only read, where something would be.
+        """
         found: dict[str, Registered] = {}
         known: dict[str, tuple[Definition, ...]] = {}
-        with suppress(_Looked), self._database.transaction() as connection:
-            for name, each in _register_all(connection, meters).items():
-                found[name] = each
-                known[name] = definitions_of(connection, each.id)
-            raise _Looked
+        try:
+            with suppress(_Looked), self._database.transaction() as connection:
+                for name, each in _register_all(connection, meters).items():
+                    found[name] = each
+                    known[name] = definitions_of(connection, each.id)
+                raise _Looked
+        except LedgerError as error:
+            if isinstance(error.__cause__, InsufficientPrivilege):
+                raise LedgerError(ONLY_READS) from error
+            raise
         return found, known
 
     def memory(self) -> Memory:

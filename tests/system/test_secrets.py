@@ -68,6 +68,7 @@ COMMANDS = {
     "lateness": ("lateness", "--json"),
     "meters": ("meters", "apply", "--yes"),
     "migrate": ("migrate",),
+    "grants": ("grants", "--check"),
     "files": ("files", "list", "--json"),
     "export": ("export", "csv", METER, "--from", "{start}", "--to", "2999-01-01"),
     "adopt": ("adopt",),
