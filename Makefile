@@ -35,7 +35,7 @@ test: $(READY) ## all tests (real Postgres from a wheel; loopback only)
 
 .PHONY: tools
 tools: $(READY) ## install what tests need of the system (Debian's), if this user may; without it they are skipped, or fail and say so
-	@for program in pgbouncer prometheus chromium mariadbd mariadb_config java; do \
+	@for program in pgbouncer prometheus chromium mariadbd mariadb_config java zsh fish; do \
 	  if PATH="$$PATH:/usr/sbin" command -v $$program >/dev/null; then continue; fi; \
 	  case $$program in \
 	    mariadbd) packages=mariadb-server-core;; \

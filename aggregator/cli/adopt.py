@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from aggregator.cli.completion import CustomerName
 from aggregator.cli.options import config_option, json_option, load_config
 from aggregator.cli.printing import answer, say, show_rows, write_json
 from aggregator.core.shown import counted, shown
@@ -47,6 +48,7 @@ COLUMNS = "meter sink from customers> windows> taken_over> missing> withdrawn>"
 )
 @click.option(
     "--leave",
+    type=CustomerName(),
     multiple=True,
     metavar="CUSTOMER",
     help="Believe the ledger for a customer whom a sink does not know. What was sent for that customer since is sent again.",

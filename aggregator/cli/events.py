@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from aggregator.cli.cancel import cancel
+from aggregator.cli.completion import CustomerName
 from aggregator.cli.help import Commands
 from aggregator.cli.options import (
     config_option,
@@ -49,7 +50,7 @@ COLUMNS = "id#=event meter sink customer window=window_start rev>=revision delta
 
 ids_argument = click.argument("ids", nargs=-1, type=int, metavar="[ID]...")
 meter_option = click.option("--meter", help="Only events of this meter.")
-customer_option = click.option("--customer", help="Only events of this customer.")
+customer_option = click.option("--customer", type=CustomerName(), help="Only events of this customer.")
 decidable_option = click.option(
     "--state", type=click.Choice(DECIDABLE), help="Only events in this state. Without it: both."
 )

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from aggregator.cli.completion import MeterName
+from aggregator.cli.completion import CustomerName, MeterName
 from aggregator.cli.options import (
     Instant,
     config_option,
@@ -41,7 +41,7 @@ MOST_ROWS = 1_000
 
 @click.command()
 @click.argument("meter", type=MeterName(), metavar="[METER]", required=False)
-@click.option("--customer", help="Whose usage.")
+@click.option("--customer", type=CustomerName(), help="Whose usage.")
 @click.option("--window", type=Instant(), metavar="TIME", help="Only the window that this time lies in.")
 @from_option()
 @to_option()

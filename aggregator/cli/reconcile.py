@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from aggregator.cli.completion import MeterName
+from aggregator.cli.completion import CustomerName, MeterName
 from aggregator.cli.exit_codes import ExitCode
 from aggregator.cli.options import (
     config_option,
@@ -32,7 +32,9 @@ DAYS = 35
 
 @click.command()
 @click.argument("meters", type=MeterName(), nargs=-1, metavar="[METER]...")
-@click.option("--customer", help="Only of this customer, whether the ledger knows them or not.")
+@click.option(
+    "--customer", type=CustomerName(), help="Only of this customer, whether the ledger knows them or not."
+)
 @from_option(f"First UTC day. Without it: {DAYS} days back, since nothing older can be billed.")
 @to_option("End of the last UTC day. Without it: the end of today.")
 @click.option(

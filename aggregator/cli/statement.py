@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from aggregator.cli.completion import CustomerName
 from aggregator.cli.options import (
     config_option,
     json_option,
@@ -49,7 +50,7 @@ TAKEN = {*COLUMNS, "window", "made", "change", "usage", "corrections", "billed",
 
 
 @click.command()
-@click.argument("customer")
+@click.argument("customer", type=CustomerName(), metavar="CUSTOMER")
 @period_options
 @limit_option(
     "How many corrections, and entries that are not billed, to show of each meter; 0 for all. CSV and JSON have all."

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from aggregator.cli.completion import MeterName
+from aggregator.cli.completion import CustomerName, MeterName
 from aggregator.cli.options import (
     config_option,
     json_option,
@@ -38,7 +38,7 @@ class WordOrDimension(click.Choice[str]):
 
 @click.command()
 @click.argument("meter", type=MeterName(), metavar="[METER]", required=False)
-@click.option("--customer", help="Only of this customer.")
+@click.option("--customer", type=CustomerName(), help="Only of this customer.")
 @period_options
 @click.option(
     "--by",

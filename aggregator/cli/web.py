@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from aggregator.cli.completion import MeterName
+from aggregator.cli.completion import CustomerName, MeterName
 from aggregator.cli.help import Commands
 from aggregator.cli.options import config_option, json_option, load_config
 from aggregator.cli.printing import say, write_json
@@ -83,7 +83,7 @@ def _serve(config_path: Path, listen: str) -> None:
 
 
 @web.command()
-@click.option("--customer", required=True, help="The customer whose usage may be read.")
+@click.option("--customer", type=CustomerName(), required=True, help="The customer whose usage may be read.")
 @click.option("--for", "lasts", type=Duration(), required=True, help="How long, such as 1h; 31d at most.")
 @click.option(
     "--meter",

@@ -15,6 +15,7 @@ import warnings
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, Self
+from urllib.parse import quote
 
 from aggregator.errors import LedgerUnreachable
 from aggregator.runtime.clock import monotonic
@@ -39,6 +40,11 @@ LAST_LINES = 50
 
 READY = (8, "ready")
 """How many lines postmaster.pid has once the server is up, and what the last one says (src/include/utils/pidfile.h)."""
+
+
+def url_beside(directory: Path) -> str:
+    """Return the URL of the server of a directory, for whoever starts none: it answers only while somebody else runs it."""
+    return f"postgresql://postgres@/postgres?host={quote(str(directory.absolute()))}"
 
 
 class EmbeddedPostgres:
