@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+import pytest
 from ruamel.yaml import YAML
 
 from aggregator.cli import cli
@@ -38,6 +39,22 @@ def test_every_alert_has_its_paragraph() -> None:
     assert re.findall(r"^## (\w+)$", RUNBOOK, re.MULTILINE) == names
     links = [each["annotations"]["runbook_url"] for each in ALERTS]
     assert links == [f"docs/runbook.md#{name.lower()}" for name in names]
+
+
+def paragraphs() -> dict[str, str]:
+    """What the runbook says of each alert."""
+    found = re.split(r"^## (\w+)$", RUNBOOK, flags=re.MULTILINE)[1:]
+    return dict(zip(found[::2], found[1::2], strict=True))
+
+
+@pytest.mark.parametrize("alert", ALERTS, ids=lambda alert: str(alert["alert"]))
+def test_every_paragraph_says_the_five_things(alert: dict[str, Any]) -> None:
+    """What it means, what to look at, the very command of the rule, when it is over, and what never to do; in that order."""
+    said = paragraphs()[alert["alert"]]
+    parts = re.findall(r"^- \*\*(.+?)\*\*: (.*?)(?=^- \*\*|\Z)", said, re.MULTILINE | re.DOTALL)
+    assert [name for name, _ in parts] == ["Means", "Look at", "Run", "Over when", "Never"]
+    assert all(len(text.split()) > 3 for name, text in parts if name != "Run")
+    assert dict(parts)["Run"].strip() == f"`{alert['annotations']['command']}`"
 
 
 def test_every_command_of_an_alert_is_one() -> None:
