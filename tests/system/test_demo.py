@@ -1,4 +1,4 @@
-"""The demo: it ends by itself with a proof, it leaves nothing behind however it ends, and it can say no."""
+"""The demo: it leaves nothing behind however it ends, and it can say no. `test_package` sees it prove what it billed."""
 
 import datetime as dt
 from collections.abc import Iterator
@@ -14,8 +14,6 @@ from aggregator.errors import UsageError
 from tests.system.harness import Process, until
 
 NOON = dt.datetime(2026, 11, 20, 12, tzinfo=dt.UTC)
-
-DEMO_SECONDS = 500.0
 
 
 @pytest.fixture
@@ -57,24 +55,6 @@ def backfilling(demo: Process, place: Path) -> None:
         "the demo backfills",
         seen=lambda: demo.out + demo.err,
     )
-
-
-def test_it_ends_by_itself_with_all_three_in_agreement(demo: Process, place: Path) -> None:
-    """A backfill, rows that arrive, a late transaction, a stop by signal, the proof; then nothing runs any more."""
-    code = demo.ended(DEMO_SECONDS)
-    logged = (place / "run.log").read_text()[-4000:] if (place / "run.log").exists() else ""
-    assert code == 0, demo.out + demo.err + logged
-
-    assert "source = ledger = sandbox for 23 customers and 2 meters: yes" in demo.out
-    assert "ended by SIGTERM" in demo.out
-    assert "a transaction of" in demo.out
-    assert "$ aggregator reconcile --customers 5" in demo.out
-    assert "all 23 customers" in demo.out
-    assert "(no customer) is Kestrel Robotics" in demo.out
-    assert "DIFFERS" not in demo.out
-    assert "Traceback" not in demo.out + demo.err
-    assert "\x1b" not in demo.out, "nobody watches, so nothing is coloured or moves"
-    assert left_running(place) == []
 
 
 def test_interrupted_it_leaves_nothing_running(demo: Process, place: Path) -> None:

@@ -15,6 +15,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 import aggregator
+from tests.system.test_demo import left_running
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "aggregator"
@@ -74,7 +75,10 @@ def files_below(folder: Path) -> Iterator[Path]:
 
 
 def test_the_demo_runs_from_the_wheel(built: list[Path], tmp_path: Path) -> None:
-    """With nothing of the checkout on its path it bills a demo's usage, and proves it."""
+    """With no checkout on its path: a backfill, rows that arrive, a late transaction, a stop by signal, the proof.
+
+    Then nothing runs any more.
+    """
     place, home = tmp_path / "installed", tmp_path / "home"
     home.mkdir()
     install = [
@@ -102,13 +106,21 @@ def test_the_demo_runs_from_the_wheel(built: list[Path], tmp_path: Path) -> None
             check=False,
         )
         assert done.returncode == 0, done.stdout + done.stderr
+        assert "Traceback" not in done.stdout + done.stderr
         return done.stdout
 
     assert run("-c", "import aggregator; print(aggregator.__file__)").startswith(str(place))
     assert aggregator.__version__ in run("-m", "aggregator", "--version")
-    assert "source = ledger = sandbox for 23 customers and 2 meters: yes" in run(
-        "-m", "aggregator", "demo", "--seconds", "1"
-    )
+    shown = run("-m", "aggregator", "demo", "--seconds", "1")
+    assert "source = ledger = sandbox for 23 customers and 2 meters: yes" in shown
+    assert "ended by SIGTERM" in shown
+    assert "a transaction of" in shown
+    assert "$ aggregator reconcile --customers 5" in shown
+    assert "all 23 customers" in shown
+    assert "(no customer) is Kestrel Robotics" in shown
+    assert "DIFFERS" not in shown
+    assert "\x1b" not in shown, "nobody watches, so nothing is coloured or moves"
+    assert left_running(home / ".aggregator" / "demo") == []
 
 
 OURS = {"aggregator"}
