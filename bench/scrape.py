@@ -186,7 +186,7 @@ def work(url: str, feeds: int) -> None:
         path.write_text(configuration(url, feeds))
         config = load(path, {})
         with seldom_collected(), open_ledger(config, may_migrate=False) as ledger:
-            scrape = MetricsEndpoint(LedgerCollector(config, Figures(ledger), Context(limits=limits)))
+            scrape = MetricsEndpoint(LedgerCollector(config, Figures(ledger, config), Context(limits=limits)))
             body = scrape().body
             for line in sys.stdin:
                 began, cpu, scrapes = time.perf_counter(), time.process_time(), int(line)

@@ -39,7 +39,7 @@ def promtool(*arguments: str, told: str = "") -> subprocess.CompletedProcess[str
     """Run promtool, and return how it ended."""
     assert PROMTOOL is not None, missing()
     return subprocess.run(
-        [PROMTOOL, *arguments], input=told, capture_output=True, text=True, timeout=120, check=False
+        [PROMTOOL, *arguments], input=told, capture_output=True, text=True, timeout=600, check=False
     )
 
 

@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 from aggregator.adoption.comparison import Comparison, Found
 from aggregator.adoption.survey import Compared, Left, SplitWindow, Survey
-from aggregator.core import commit_barrier, definitions, planner
+from aggregator.core import age_limits, commit_barrier, definitions, planner
 from aggregator.core.freshness import Reads
 from aggregator.core.model import EPOCH, Definition, Fence, Meter, Span
 from aggregator.core.rebase import SlotComparison
@@ -38,9 +38,6 @@ from aggregator.sinks.protocol import Destination
 
 QUIET = dt.timedelta(hours=2)
 """How long nothing must have been sent: far longer than a request can be on its way, and than a sink needs to count it."""
-
-FURTHEST = dt.timedelta(days=35)
-"""Nothing older can be sent (docs.stripe.com/api/billing/meter-event/create), so it need not be compared."""
 
 TRIES = 3
 """How often a sink is asked for one customer before the adoption is given up, with nothing changed."""
@@ -231,7 +228,7 @@ class Adopter:
 
     def _span(self, meter: Meter, feed: Feed, holding: Sequence[Definition], now: dt.datetime) -> Span:
         """Return the windows that can still be billed, the one that is open now included; and those that once could."""
-        age = now - min(self._sinks[feed.sink].limits_for(meter.name).past, FURTHEST)
+        age = now - min(self._sinks[feed.sink].limits_for(meter.name).past, age_limits.FURTHEST)
         oldest = floor(age, definitions.at(holding, age).window)
         present = definitions.ceiling(now, definitions.at(holding, now).window)
         since, until = max(meter.start_at, feed.since), min(feed.until or present, present)

@@ -4,6 +4,7 @@ import datetime as dt
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
+from aggregator.core import age_limits
 from aggregator.core.shown import minute as at
 
 if TYPE_CHECKING:
@@ -13,9 +14,6 @@ if TYPE_CHECKING:
     from aggregator.ledger.reports import FeedStatus
 
 Rows = Mapping[tuple[str, str], "FeedStatus"]
-
-WORTH_SAYING = dt.timedelta(days=35)
-"""How long ago a shadow may have ended for its end to be worth a word: so long windows can be billed."""
 
 
 class FeedFinding(NamedTuple):
@@ -38,7 +36,7 @@ def report_feeds(config: "Config", statuses: "Iterable[FeedStatus]", now: dt.dat
             yield report_lost(row.meter, row.sink, Span(row.lost_from, row.lost_until), row.until)
         if row.shadow:
             yield f"{row.sink} gets {row.meter} in shadow: its events are planned and recorded, and never sent."
-        elif row.shadow_until is not None and now - row.shadow_until < WORTH_SAYING:
+        elif row.shadow_until is not None and now - row.shadow_until < age_limits.FURTHEST:
             yield f"{row.sink} had {row.meter} in shadow until {at(row.shadow_until)}: what was planned so stays unsent."
         if row.until is not None:
             yield f"{row.sink} bills {row.meter} from {at(row.since)} until {at(row.until)}, and corrects that for ever."

@@ -4,23 +4,18 @@ import datetime as dt
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
+from aggregator.core.age_limits import FURTHEST, most_past
 from aggregator.core.shown import counted, duration, shown
 
 if TYPE_CHECKING:
     from aggregator.config import Config
     from aggregator.ledger.customers import MappingState, WaitingUsage
 
-SINKS_TAKE = {"metronome": dt.timedelta(days=34)}
-"""How old usage may be, by type of sink (docs.metronome.com/guides/events/send-usage-events)."""
-
-MOST_TAKE = dt.timedelta(days=35)
-"""How old it may be for the others (docs.stripe.com/api/billing/meter-event/create)."""
-
 
 def taken_until(config: "Config", meter: str, oldest: dt.datetime) -> dt.datetime:
     """Return until when the usage of a window is taken by all sinks of its meter."""
     sinks = config.meters[meter].sinks if meter in config.meters else ()
-    return oldest + min([MOST_TAKE, *(SINKS_TAKE.get(config.sinks[sink].type, MOST_TAKE) for sink in sinks)])
+    return oldest + min((most_past(config.sinks[sink].type) for sink in sinks), default=FURTHEST)
 
 
 def tried_mappings(

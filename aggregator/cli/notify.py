@@ -35,7 +35,7 @@ def notify(config_path: Path, *, test: bool, as_json: bool) -> None:
         from aggregator.wiring.app import build
 
         with build(config, name="aggregator notify", looks=True) as app:
-            context, answers = context_of(app, Readiness()), answers_now(app.ledger)
+            context, answers = context_of(app, Readiness()), answers_now(app.ledger, app.config)
             found = troubles(config, context, answers, app.ledger.instant())
         if as_json:
             write_json([{"text": each.text, "command": each.command} for each in found])

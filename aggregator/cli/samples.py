@@ -4,6 +4,7 @@ import datetime as dt
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from aggregator.core import age_limits
 from aggregator.core.shown import counted, duration, shown
 from aggregator.errors import UsageError
 
@@ -13,9 +14,6 @@ if TYPE_CHECKING:
     from aggregator.ledger.meters import Registered
     from aggregator.ledger.samples import Samples
     from aggregator.source import Source
-
-LATELY = dt.timedelta(days=35)
-"""How far back a gap is worth a word: as far as usage can be billed."""
 
 
 def report_samples(config: "Config", samples: "Samples", now: dt.datetime) -> Iterator[str]:
@@ -45,7 +43,7 @@ def report_samples(config: "Config", samples: "Samples", now: dt.datetime) -> It
                 f"{state.meter}: {counted(state.silent, 'counter')} had no newer value for a day; what they rise by "
                 "meanwhile is billed in the window of the next one."
             )
-        for gap in samples.gaps(state.meter, STANDS * every, now - LATELY):
+        for gap in samples.gaps(state.meter, STANDS * every, now - age_limits.FURTHEST):
             yield f"{state.meter} was not sampled from {shown(gap.start)} to {shown(gap.end)}; {_comes_to(meter)}."
 
 

@@ -10,7 +10,7 @@ import click
 from aggregator.cli.configuration import ConfigurationShown
 from aggregator.cli.cursors import report as report_cursors
 from aggregator.cli.feeds import report_feeds
-from aggregator.cli.mappings import report_mappings
+from aggregator.cli.mappings import report_mappings, taken_until
 from aggregator.cli.options import config_option, json_option, limit_option, load_config
 from aggregator.cli.printing import say, show_rows, write_json
 from aggregator.cli.samples import report_samples
@@ -91,7 +91,10 @@ def status(config_path: Path, *, as_json: bool, limit: int) -> None:
         "silent_customers": [row._asdict() for row in silent],
         "unmapped": [row._asdict() for row in unmapped],
         "mappings": [row._asdict() for row in mappings],
-        "waiting_for_customers": [row._asdict() for row in without_id],
+        "waiting_for_customers": [
+            {**row._asdict(), "taken_until": taken_until(config, row.meter, row.first_window)}
+            for row in without_id
+        ],
         "unread": [row._asdict() for row in unread],
         "cursors": [{"meter": each.meter, **each.state.figures()} for each in cursors],
         "removed": [row._asdict() for row in unconfigured_meters],

@@ -132,10 +132,10 @@ class SampledSource:
         for each in self._samples.counters(self._meter_id, span):
             start = windows.floor(each.at, window)
             rose = samples.increase(each.value, each.previous, how)
+            why = _to_be_seen(each, how, rose)
+            if why is not None:
+                self.doubts.setdefault((start, each.customer), why)
             if rose.amount:
-                why = _to_be_seen(each, how, reset=rose.reset)
-                if why is not None:
-                    self.doubts.setdefault((start, each.customer), why)
                 nobody = None if each.customer else NOBODY
                 yield Reading(start, each.customer or None, rose.amount, each.at, nobody)
 
@@ -143,7 +143,7 @@ class SampledSource:
         sampled = self._samples.sampled(self._meter_id, span)
         if not sampled:
             return
-        present = self._present()
+        present = self._seen_until(sampled)
         covered = [_covered(each, sampled, how, present) for each in windows.tile(span, window)]
         if how.missing is Missing.HOLD:
             for each in covered:
@@ -156,6 +156,14 @@ class SampledSource:
                     reading.quantity != 0 or self._meter.latest
                 ):  # who is billed by the last number is billed a zero, too
                     yield reading
+
+    def newest(self) -> dt.datetime | None:
+        """Return the instant of the newest sample; None if there is none."""
+        return self._samples.newest(self._meter_id)
+
+    def _seen_until(self, sampled: Sequence[dt.datetime]) -> dt.datetime:
+        """Return the present, which no sample lies behind: a source's clock may be a little ahead of the ledger's."""
+        return max([self._present(), *(at + dt.timedelta.resolution for at in sampled[-1:])])
 
     def filled(self, query: str, span: Span) -> str:
         """Return a definition as it is: it has no bounds, and what it gives now is not what it gave then."""
@@ -177,7 +185,7 @@ class SampledSource:
         else:
             columns = ["from", "to", "sampled_at", "value"]
             sampled = self._samples.sampled(self._meter_id, span)
-            covered = _covered(span, sampled, how, self._present())
+            covered = _covered(span, sampled, how, self._seen_until(sampled))
             since = sampled[0] if sampled else span.start
             values = {
                 row.at: row.value for row in self._samples.gauges(self._meter_id, since, span.end, customer)
@@ -230,14 +238,17 @@ def _gauge_readings(
             yield Reading(each.window.start, customer or None, quantity, None, None if customer else NOBODY)
 
 
-def _to_be_seen(sample: CounterSample, how: Counters, *, reset: bool) -> str | None:
-    """Say why a person is to see what a counter came to; None if nobody needs to."""
+def _to_be_seen(sample: CounterSample, how: Counters, rose: samples.Increase) -> str | None:
+    """Say why a person is to see what a customer used in a window; None if nobody needs to.
+
+    A counter that fell to zero comes to nothing, and is to be seen all the same: it is a reset as any other.
+    """
     which = f"counter {sample.series!r}" if sample.series else "its counter"
-    if sample.adopted and sample.previous is not None and sample.previous_at is not None:
+    if sample.adopted and rose.amount and sample.previous is not None and sample.previous_at is not None:
         return (
             f"{which} rose from {sample.previous:f} at {moment(sample.previous_at)} to {sample.value:f}, and the ledger was "
             "adopted since: some of it may be billed already"
         )
-    if reset and how.resets is Resets.HOLD:
+    if rose.reset and how.resets is Resets.HOLD:
         return f"{which} fell from {sample.previous:f} to {sample.value:f} at {moment(sample.at)} (`resets: hold`)"
     return None

@@ -52,6 +52,8 @@ class MeterSource(NamedTuple):
     definitions: Sequence[Definition]
     unit: Decimal
     """The least that is billed."""
+    newest: dt.datetime | None = None
+    """Of a meter that is sampled, the instant of its newest sample: by the source's clock, which may be ahead."""
 
 
 NAMED_AT_ONCE = 1_000
@@ -143,10 +145,10 @@ def _open(
 ) -> tuple[OpenWindows | None, list[str]]:
     """Ask a meter's source for what is not read yet, if that is wanted; return it, and what is to be said of it."""
     read_up_to = f"{feed.meter} is read up to {minute(feed.mark)}"
-    span = Span(max(feed.mark, question.span.start), min(question.at, question.span.end))
+    found = None if source_of is None else source_of(feed.meter)
+    span = Span(max(feed.mark, question.span.start), min(_present(question, found), question.span.end))
     if source_of is None or span.start >= span.end:
         return None, [f"{read_up_to}."]
-    found = source_of(feed.meter)
     if found is None:
         why = f"{feed.meter} is not in the configuration, so its source cannot be asked"
         if question.meter is not None:
@@ -159,6 +161,16 @@ def _open(
         proven = f"all up to {minute(proven_until)} only" if proven_until > span.start else "nothing of that"
         notes.append(f"Source {found.name} may lack some of it: it has proven to show {proven}.")
     return OpenWindows(feed.mark, spool, found.unit), notes
+
+
+def _present(question: Question, found: MeterSource | None) -> dt.datetime:
+    """Return up to when there may be usage: a sample that was taken is there, also where its clock is a little ahead.
+
+    What the ledger's clock showed is older by what its answer took on the way, so a window may have begun since.
+    """
+    if found is None or found.newest is None:
+        return question.at
+    return max(question.at, found.newest + dt.timedelta.resolution)
 
 
 def _report_missing(question: Question, feed: UsageFeed, total: Sum) -> Iterator[str]:

@@ -71,8 +71,10 @@ def coverage(window: Span, sampled: Sequence[dt.datetime], how: Gauges, until: d
     """Say which samples stand for a window, as far as it lies before `until`, the present.
 
     `sampled` are the instants of all samples from the last one before the window to its end, in order; empty if none was
-    ever taken.
+    taken by then.
     """
+    if not sampled:
+        return Coverage(window, (), dt.timedelta(0))
     end = min(window.end, until)
     stretches: list[Stretch] = []
     missing = dt.timedelta(0)

@@ -30,4 +30,4 @@ def context_of(app: App, readiness: Readiness, part: str = "daemon") -> Context:
 def metrics_of(app: App, readiness: Readiness, part: str = "daemon") -> Callable[[], Response]:
     """Return what answers `/metrics` for a daemon, or for another part that answers."""
     context = context_of(app, readiness, part)
-    return MetricsEndpoint(LedgerCollector(app.config, Figures(app.ledger), context))
+    return MetricsEndpoint(LedgerCollector(app.config, Figures(app.ledger, app.config), context))

@@ -26,7 +26,7 @@ def outside_of(app: App, readiness: Readiness) -> list[Repeating]:
         from aggregator.monitoring.metrics import Figures
         from aggregator.monitoring.troubles import troubles
 
-        figures, context = Figures(app.ledger), context_of(app, readiness)
+        figures, context = Figures(app.ledger, app.config), context_of(app, readiness)
 
         def amiss() -> list[Trouble]:
             return troubles(app.config, context, figures.answers(), app.ledger.instant())

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from decimal import Decimal
 from typing import NamedTuple
 
+from aggregator.core import age_limits
 from aggregator.core.drift import KnownEvent, Place, Window
 from aggregator.core.model import ZERO, EventId, SlotId, Span, State
 from aggregator.core.planner import add
@@ -20,7 +21,7 @@ from aggregator.ledger.passes.changes import WORK_MEMORY, stage
 from aggregator.ledger.passes.spool import Spool
 from aggregator.ledger.usage import ALL_ROWS
 
-AROUND = dt.timedelta(days=35)
+AROUND = age_limits.FURTHEST
 """How far before and after a span a customer may have had usage to be asked about."""
 
 NO_READING = """

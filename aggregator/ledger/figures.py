@@ -9,7 +9,7 @@ Rules
 """
 
 import datetime as dt
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from operator import itemgetter
 from typing import Any, NamedTuple
@@ -103,6 +103,36 @@ select meter.name, sum(rows)::bigint, coalesce(sum(quantity), 0)
 """
 
 
+# What waits for a customer's id is unmapped as well, and has a cliff of its own.
+WITHOUT_ID = """
+select meter.name, sum(unmapped.quantity), min(window_start)
+  from aggregator.unmapped join aggregator.meter on meter.id = unmapped.meter_id
+ where unmapped.waits group by 1 order by 1
+"""
+
+RECOUNTS = """
+select meter.name, missed, taken_back, differed_at
+  from aggregator.cursor join aggregator.meter on meter.id = cursor.meter_id order by 1
+"""
+
+# Samples are few and found by their instants. What counts of a gap is what lies within the time that is looked at.
+SAMPLES = """
+select asked.meter, last.at, coalesce(gaps.missing, interval '0')
+  from unnest(%(meters)s::text[], %(stands)s::interval[]) as asked (meter, stands)
+  join aggregator.meter on meter.name = asked.meter
+  join lateral (select max(at) as at from aggregator.sampling where meter_id = meter.id) as last on last.at is not null
+  left join lateral (
+        select sum(at - greatest(before, %(since)s::timestamptz)) as missing
+          from (select at, lag(at) over (order by at) as before from aggregator.sampling
+                 where meter_id = meter.id
+                   and at >= coalesce((select max(at) from aggregator.sampling as earlier
+                                        where earlier.meter_id = meter.id and earlier.at <= %(since)s), %(since)s)
+               ) as followed
+         where at - before > asked.stands) as gaps on true
+ order by 1
+"""
+
+
 class MeterFigures(NamedTuple):
     """How one meter is read."""
 
@@ -186,6 +216,31 @@ class UnmappedFigures(NamedTuple):
     units: Decimal
 
 
+class WithoutIdFigures(NamedTuple):
+    """What of a meter waits until its mapping gives a customer, and the oldest window of that."""
+
+    meter: str
+    units: Decimal
+    first_window: dt.datetime
+
+
+class RecountFigures(NamedTuple):
+    """What recounts of a meter found that is read by a cursor, all in all, and when they last found anything."""
+
+    meter: str
+    missed: Decimal
+    taken_back: Decimal
+    differed_at: dt.datetime | None
+
+
+class SampleFigures(NamedTuple):
+    """When a meter was last sampled, and for how long no sample stood within the time that was asked for."""
+
+    meter: str
+    sampled_at: dt.datetime
+    missing: dt.timedelta
+
+
 class Figures(Part):
     """The questions of monitoring. Nothing here writes."""
 
@@ -214,6 +269,24 @@ class Figures(Part):
     def unmapped(self) -> list[UnmappedFigures]:
         """Return what can be billed to nobody, by meter."""
         return [UnmappedFigures._make(row) for row in self._rows(UNMAPPED)]
+
+    def without_id(self) -> list[WithoutIdFigures]:
+        """Return what waits for a customer's id, by meter."""
+        return [WithoutIdFigures._make(row) for row in self._rows(WITHOUT_ID)]
+
+    def recounts(self) -> list[RecountFigures]:
+        """Return what recounts found, of each meter that is read by a cursor."""
+        return [RecountFigures._make(row) for row in self._rows(RECOUNTS)]
+
+    def samples(self, stands: Mapping[str, dt.timedelta], since: dt.datetime) -> list[SampleFigures]:
+        """Return how meters were sampled since an instant; `stands` says of each for how long a sample does.
+
+        Time without a sample that goes on is not counted: `sampled_at` tells of that.
+        """
+        if not stands:
+            return []
+        values = {"meters": list(stands), "stands": list(stands.values()), "since": since}
+        return [SampleFigures._make(row) for row in self._rows(SAMPLES, values)]
 
     def late_slots(self, since: dt.datetime) -> dict[str, dict[int, int]]:
         """Return, by meter, how many slots were found how late since a day, in steps of seconds; 0 for those in time."""

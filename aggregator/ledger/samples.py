@@ -28,6 +28,8 @@ MARGIN = dt.timedelta(days=1)
 
 FIRST = "select min(at) from aggregator.sampling where meter_id = %(meter_id)s"
 
+NEWEST = "select max(at) from aggregator.sampling where meter_id = %(meter_id)s"
+
 LAST_DUE = "select max(due) from aggregator.sampling where meter_id = %(meter_id)s"
 
 GENERATION = "select generation from aggregator.identity"
@@ -287,6 +289,11 @@ class Samples(Part):
     def first(self, meter_id: int) -> dt.datetime | None:
         """Return when a meter was first sampled; None if it never was."""
         row = self._row(FIRST, {"meter_id": meter_id})
+        return row[0] if row else None
+
+    def newest(self, meter_id: int) -> dt.datetime | None:
+        """Return the instant of a meter's newest sample; None if there is none."""
+        row = self._row(NEWEST, {"meter_id": meter_id})
         return row[0] if row else None
 
     def states(self) -> list[SamplingState]:

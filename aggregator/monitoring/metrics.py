@@ -23,8 +23,19 @@ from prometheus_client.registry import Collector
 
 import aggregator
 from aggregator.config import Config, FileSink
+from aggregator.config.sampling import period
 from aggregator.core.model import Limits
-from aggregator.ledger.figures import FeedFigures, MeterFigures, Progress, UnmappedFigures, WaitingFigures
+from aggregator.core.sampling import STANDS
+from aggregator.ledger.figures import (
+    FeedFigures,
+    MeterFigures,
+    Progress,
+    RecountFigures,
+    SampleFigures,
+    UnmappedFigures,
+    WaitingFigures,
+    WithoutIdFigures,
+)
 from aggregator.ledger.ledger import Ledger
 from aggregator.ledger.review.checks import Coverage
 from aggregator.monitoring.exposition import Family, Labels, labels, labels_for_each
@@ -37,6 +48,7 @@ VERDICTS = ("accepted", "refused", "in_doubt", "due")
 PERCENTILES = ("50", "90", "99")
 
 LATENESS_WITHIN = dt.timedelta(days=7)
+GAPS_WITHIN = dt.timedelta(days=1)
 USUALLY_READ_WITHIN = dt.timedelta(minutes=5)
 """How soon after it is ready a window is read, where nobody says when a meter is looked at."""
 
@@ -135,7 +147,7 @@ FAMILIES: dict[str, Kind] = {
     ),
     "aggregator_until_too_old_seconds": (
         GAUGE,
-        "How long until the sink takes the oldest of these events no more; `unread` is what is still in the source.",
+        "How long until the sink takes the oldest of these no more: `unread` in the source, `without_id` without customer.",
         (*FEED, "state"),
     ),
     "aggregator_attempts": (
@@ -164,6 +176,37 @@ FAMILIES: dict[str, Kind] = {
     "aggregator_unmapped_units": (
         GAUGE,
         "What these rows come to, as far as they have a number.",
+        ("meter",),
+    ),
+    "aggregator_without_id_units": (
+        GAUGE,
+        "How much of that waits until its mapping gives its keys a customer.",
+        ("meter",),
+    ),
+    "aggregator_without_id_age_seconds": (
+        GAUGE,
+        "How long ago the oldest window of that began; 0 if nothing waits.",
+        ("meter",),
+    ),
+    "aggregator_recount_units": (
+        COUNTER,
+        "What recounts found that the cursor had missed, and what they did not find any more (taken_back).",
+        ("meter", "found"),
+    ),
+    "aggregator_recount_differed_age_seconds": (
+        GAUGE,
+        "How long ago a recount last found any of that.",
+        ("meter",),
+    ),
+    "aggregator_sample_age_seconds": (GAUGE, "How long ago the meter was sampled.", ("meter",)),
+    "aggregator_sample_overdue_seconds": (
+        GAUGE,
+        "For how long no sample has stood that could be billed by; 0 if one does.",
+        ("meter",),
+    ),
+    "aggregator_sample_gap_seconds": (
+        GAUGE,
+        "For how long, in gaps of the last day that are over, there was none.",
         ("meter",),
     ),
     "aggregator_lateness_seconds": (
@@ -203,6 +246,9 @@ class UsageFigures(NamedTuple):
     lateness: Mapping[str, Mapping[int, int]]
     """By meter, how many slots were found within each step of seconds."""
     coverage: Sequence[Coverage]
+    without_id: Sequence[WithoutIdFigures] = ()
+    recounts: Sequence[RecountFigures] = ()
+    samples: Sequence[SampleFigures] = ()
 
 
 class Answers(NamedTuple):
@@ -213,26 +259,39 @@ class Answers(NamedTuple):
     usage: Answer[UsageFigures]
 
 
-def usage_of(ledger: Ledger) -> UsageFigures:
-    """Return what can be billed to nobody, how late usage came, and what was compared with the sinks' own totals."""
-    lateness = ledger.figures.late_slots(ledger.instant() - LATENESS_WITHIN)
-    return UsageFigures(ledger.figures.unmapped(), lateness, ledger.checks.coverage())
+def usage_of(ledger: Ledger, config: Config) -> UsageFigures:
+    """Return what the usage itself shows: what waits for whom, how late it came, and what was compared or is missing."""
+    figures, now = ledger.figures, ledger.instant()
+    return UsageFigures(
+        figures.unmapped(),
+        figures.late_slots(now - LATENESS_WITHIN),
+        ledger.checks.coverage(),
+        figures.without_id(),
+        figures.recounts(),
+        figures.samples(stands_of(config), now - GAPS_WITHIN),
+    )
 
 
-def answers_now(ledger: Ledger) -> Answers:
+def stands_of(config: Config) -> dict[str, dt.timedelta]:
+    """Return of each meter that is sampled for how long a sample stands if no other follows."""
+    sampled = (meter for meter in config.meters.values() if meter.read in ("counters", "gauges"))
+    return {meter.name: STANDS * period(meter.every, meter.window) for meter in sampled}
+
+
+def answers_now(ledger: Ledger, config: Config) -> Answers:
     """Ask everything once, and wait for it, however long it takes. Raises what the ledger raises."""
-    progress, waiting, usage = ledger.figures.progress(), ledger.figures.waiting(), usage_of(ledger)
+    progress, waiting, usage = ledger.figures.progress(), ledger.figures.waiting(), usage_of(ledger, config)
     return Answers(Answer(progress, 0, None), Answer(waiting, 0, None), Answer(usage, 0, None))
 
 
 class Figures:
     """The questions to one ledger, each asked by one thread at a time."""
 
-    def __init__(self, ledger: Ledger, elapsed: Callable[[], float] = monotonic) -> None:
+    def __init__(self, ledger: Ledger, config: Config, elapsed: Callable[[], float] = monotonic) -> None:
         self.ledger = ledger
         self._progress = Latest(ledger.figures.progress, elapsed)
         self._waiting = Latest(ledger.figures.waiting, elapsed)
-        self._usage = Latest(lambda: usage_of(ledger), elapsed)
+        self._usage = Latest(lambda: usage_of(ledger, config), elapsed)
 
     def answers(self) -> Answers:
         """Return the latest answers. All questions are asked at once, so the slowest one decides how long it takes."""
@@ -262,6 +321,7 @@ class LedgerCollector(Collector):
             page.add_waiting(feeds, answers.waiting.value)
         if answers.usage.value is not None:
             page.add_usage(answers.usage.value.unmapped, answers.usage.value.lateness)
+            page.add_kinds_of_reading(answers.usage.value)
             page.add_coverage(answers.usage.value.coverage)
         yield from (family for family in page.families.values() if family.values)
 
@@ -400,6 +460,33 @@ class Page:
             if found_late := _steps(lateness.get(meter, {})):
                 every = labels_for_each(("meter", "percentile"), PERCENTILES, meter)
                 self._named["lateness_seconds"].add(every, found_late)
+
+    def add_kinds_of_reading(self, usage: UsageFigures) -> None:
+        """Add what waits for a customer's id, what recounts found, and where samples are missing."""
+        config, named = self._config.meters, self._named
+        waits = {row.meter: row for row in usage.without_id}
+        for meter in (meter for meter in config.values() if meter.customers is not None):
+            row, of = waits.get(meter.name), labels(METER, meter.name)
+            named["without_id_units"].add((of,), (row.units if row else 0,))
+            named["without_id_age_seconds"].add((of,), (self._seconds(row.first_window) if row else 0,))
+            for sink in meter.sinks if row else ():
+                assert row is not None
+                self._add_cliff("until_too_old_seconds", meter.name, sink, row.first_window, "without_id")
+        for found in (row for row in usage.recounts if row.meter in config):
+            every = labels_for_each(("meter", "found"), ("missed", "taken_back"), found.meter)
+            named["recount_units"].add(every, (found.missed, found.taken_back))
+            if found.differed_at is not None:
+                self._add(
+                    "recount_differed_age_seconds",
+                    labels(METER, found.meter),
+                    self._seconds(found.differed_at),
+                )
+        stands = stands_of(self._config)
+        for sampled in (row for row in usage.samples if row.meter in stands):
+            of, age = labels(METER, sampled.meter), self._seconds(sampled.sampled_at)
+            self._add("sample_age_seconds", of, age)
+            self._add("sample_overdue_seconds", of, max(0.0, age - stands[sampled.meter].total_seconds()))
+            self._add("sample_gap_seconds", of, sampled.missing.total_seconds())
 
     def add_coverage(self, coverage: Iterable[Coverage]) -> None:
         """Add how much of what each sink accepted was compared with its own totals, and what differs."""

@@ -12,13 +12,17 @@ from aggregator.config import Config
 from aggregator.core.shown import counted
 from aggregator.core.troubles import Trouble
 from aggregator.ledger.figures import MeterFigures, Progress, WaitingFigures
-from aggregator.monitoring.metrics import Answers, Context, Page
+from aggregator.monitoring.metrics import Answers, Context, Page, UsageFigures
 
 OVERDUE_SECONDS = 1_800
 BACKLOG_SECONDS = 7_200
 IN_DOUBT_SECONDS = 172_800
 SOON_IN_DOUBT_SECONDS = 14_400
 SOON_TOO_OLD_SECONDS = 259_200
+RECOUNT_SECONDS = 172_800
+"""For how long it is told that a recount found something: it counts once a day."""
+
+NO_SAMPLE_SECONDS = 300
 STATUS = "aggregator status"
 
 
@@ -31,6 +35,8 @@ def troubles(config: Config, context: Context, answers: Answers, now: dt.datetim
     page.add_progress(answers.progress.value)
     if answers.waiting.value is not None:
         page.add_waiting(answers.progress.value.feeds, answers.waiting.value)
+    if answers.usage.value is not None:
+        page.add_kinds_of_reading(answers.usage.value)
     found = list(_of_ledger(config, context, answers.progress.value))
     for meter in answers.progress.value.meters:
         if meter.meter in config.meters:
@@ -38,6 +44,7 @@ def troubles(config: Config, context: Context, answers: Answers, now: dt.datetim
     found += _of_waiting(answers.waiting.value or [], now)
     found += _of_limits(page)
     if answers.usage.value is not None:
+        found += _of_kinds_of_reading(page, answers.usage.value)
         found += [
             Trouble(
                 f"unmapped {row.meter}",
@@ -105,6 +112,33 @@ def _of_waiting(waiting: list[WaitingFigures], now: dt.datetime) -> Iterator[Tro
             yield Trouble(key, f"In doubt for days: {counted(figures.events, 'event')} of {where}.", command)
         elif figures.state in {"due", "sending"} and seconds > BACKLOG_SECONDS:
             yield Trouble(f"backlog {where}", f"Events of {where} wait for hours to be sent.", STATUS)
+
+
+def _of_kinds_of_reading(page: Page, usage: UsageFigures) -> Iterator[Trouble]:
+    """Yield what is amiss with a mapping, a cursor or samples."""
+    units = {row.meter: row.units for row in usage.without_id}
+    for sample in page.families["aggregator_until_too_old_seconds"].samples:
+        if sample.labels["state"] == "without_id" and sample.value < SOON_TOO_OLD_SECONDS:
+            meter, sink = sample.labels["meter"], sample.labels["sink"]
+            text = (
+                f"{units[meter]} units of {meter} have no customer yet, and will soon be too old for {sink}."
+            )
+            yield Trouble(f"without id {meter} {sink}", text, STATUS)
+    for sample in page.families["aggregator_recount_differed_age_seconds"].samples:
+        if sample.value < RECOUNT_SECONDS:
+            meter = sample.labels["meter"]
+            text = f"A recount of {meter} found what its cursor had missed, or did not find what it had read."
+            yield Trouble(f"recount {meter}", text, STATUS)
+    for sample in page.families["aggregator_sample_overdue_seconds"].samples:
+        if sample.value > NO_SAMPLE_SECONDS:
+            meter = sample.labels["meter"]
+            text = f"{meter} is not sampled any more: what is not sampled cannot be read later."
+            yield Trouble(f"not sampled {meter}", text, f"aggregator runs {meter}")
+    for sample in page.families["aggregator_sample_gap_seconds"].samples:
+        if sample.value > 0:
+            meter = sample.labels["meter"]
+            text = f"{meter} was not sampled for {sample.value:.0f} seconds of the last day."
+            yield Trouble(f"gap {meter}", text, STATUS)
 
 
 def _of_limits(page: Page) -> Iterator[Trouble]:

@@ -24,6 +24,7 @@ from aggregator.config import Meter as ConfiguredMeter
 from aggregator.config.changes import settings_of
 from aggregator.config.rotated import url_now
 from aggregator.config.sampling import sampling_of
+from aggregator.core import age_limits
 from aggregator.core.deltas import Deltas
 from aggregator.core.freshness import Reads
 from aggregator.core.model import ZERO, Decreases, Definition, Guards, Meter, Span, Terms
@@ -80,7 +81,7 @@ and far less than anything that is counted from an instant."""
 LEAVE_WITHIN = timedelta(seconds=30)
 """How long after a claim its events may leave. Every settled verdict renews it, so a slow sink keeps its claims."""
 
-STILL_BILLABLE = timedelta(days=35)
+STILL_BILLABLE = age_limits.FURTHEST
 """How long a window of a meter that was removed is worth a word."""
 
 ANSWER_MARGIN = timedelta(seconds=10)
@@ -133,7 +134,9 @@ class App:
         if meter not in self.registered:
             return None
         configured = self.registered[meter].meter
-        return MeterSource(configured.source, self.read_from(meter), self.definitions(meter), configured.unit)
+        reads = self.read_from(meter)
+        newest = reads.newest() if isinstance(reads, SampledSource) else None
+        return MeterSource(configured.source, reads, self.definitions(meter), configured.unit, newest)
 
     def read_from(self, meter: str) -> Source | CursorSource | MappedSource | SampledSource:
         """Return what a meter's windows are read from, by customers: its source, or what was taken in of it."""

@@ -1,13 +1,13 @@
 """Mappings of customers, put together: what reads each of them, and what reads the meters that go by one."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import timedelta
 from functools import partial
 
 from aggregator.collection.cursor_source import CursorSource
 from aggregator.collection.mapped_source import MappedSource
 from aggregator.collection.mapping import Mapping as CustomerMapping
 from aggregator.config import Config
+from aggregator.core import age_limits
 from aggregator.core.customers import Listed, Moved
 from aggregator.core.model import Definition, Limits
 from aggregator.ledger.customers import Customers
@@ -15,9 +15,6 @@ from aggregator.ledger.ledger import Ledger
 from aggregator.ledger.meters import Registered
 from aggregator.source import Source
 from aggregator.source.listed import from_csv
-
-FURTHEST_DAYS = 35
-"""How old usage is at most that moves, where no sink says less: nobody's revisit reads further back."""
 
 
 def listing(config: Config, name: str, source: Source | None) -> Iterator[list[Listed]]:
@@ -36,7 +33,7 @@ def build_mapping(
     """Return what reads a mapping; `limits` are of all sinks of the meters that go by it."""
     configured = config.customers[name]
     source = sources[configured.source] if configured.source else None
-    past = min([timedelta(days=FURTHEST_DAYS), *(each.past for each in limits)])
+    past = min([age_limits.FURTHEST, *(each.past for each in limits)])
     return CustomerMapping(
         name,
         partial(listing, config, name, source),

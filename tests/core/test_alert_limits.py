@@ -15,6 +15,9 @@ LIMITS = {
     "AggregatorInDoubtSoon": troubles.SOON_IN_DOUBT_SECONDS,
     "AggregatorTooOldSoon": troubles.SOON_TOO_OLD_SECONDS,
     "AggregatorEventsInDoubt": troubles.IN_DOUBT_SECONDS,
+    "AggregatorWithoutIdSoon": troubles.SOON_TOO_OLD_SECONDS,
+    "AggregatorRecountDiffered": troubles.RECOUNT_SECONDS,
+    "AggregatorSampleOverdue": troubles.NO_SAMPLE_SECONDS,
 }
 ALERTS_ALONE = {"AggregatorFiguresOld", "AggregatorUncheckedOld"}
 """What a message could not tell in time, or is a figure that the rules alone watch."""

@@ -58,6 +58,14 @@ CASES = {
     "AggregatorDrift": Case("aggregator_drift_places", {"sink": "stripe"}, 3, 0),
     "AggregatorUncheckedOld": Case("aggregator_unchecked_age_seconds", {"sink": "stripe"}, 400000, 90000),
     "AggregatorUnmapped": Case("aggregator_unmapped_rows", {"meter": "api"}, 2, 0),
+    "AggregatorWithoutIdSoon": Case(
+        "aggregator_until_too_old_seconds", {**FEED, "state": "without_id"}, 86400, 2000000
+    ),
+    "AggregatorRecountDiffered": Case(
+        "aggregator_recount_differed_age_seconds", {"meter": "api"}, 3600, 400000
+    ),
+    "AggregatorSampleOverdue": Case("aggregator_sample_overdue_seconds", {"meter": "api"}, 900, 60),
+    "AggregatorSampleGap": Case("aggregator_sample_gap_seconds", {"meter": "api"}, 1200, 0),
     "AggregatorMeterSilent": Case("aggregator_silent_seconds", {"meter": "api"}, 7200, 0),
     "AggregatorQueryUnstable": Case("aggregator_query_unstable", {"meter": "api"}, 1, 0),
     "AggregatorWindowsUnread": Case("aggregator_unread_windows", {"meter": "api"}, 1, 0),

@@ -17,14 +17,18 @@ from aggregator.ledger.figures import (
     MeterFigures,
     PassFigures,
     Progress,
+    RecountFigures,
+    SampleFigures,
     SinkFigures,
     UnmappedFigures,
     WaitingFigures,
+    WithoutIdFigures,
 )
 from aggregator.ledger.review.checks import Coverage
 from aggregator.monitoring.exposition import Exposition
 from aggregator.monitoring.latest import Answer
-from aggregator.monitoring.metrics import FAMILIES, WAITING_STATES, Answers, Context, Page
+from aggregator.monitoring.metrics import FAMILIES, WAITING_STATES, Answers, Context, Page, UsageFigures
+from aggregator.monitoring.troubles import troubles
 from tests.fakes import LIMITS
 
 NOW = dt.datetime(2026, 11, 20, 12, tzinfo=dt.UTC)
@@ -45,6 +49,46 @@ meters:
     delay: 5m
     query: select customer, quantity from usage where at >= :start and at < :end
 """
+
+
+KINDS = """
+sources:
+  app: {url: "postgresql://reader@db/app"}
+sinks:
+  stripe: {type: stripe, api_key: rk_test_1, mode: test}
+customers:
+  accounts:
+    source: app
+    query: select id as key, billed_as as customer from account
+    moved: future
+meters:
+  api:
+    source: app
+    sinks: [stripe]
+    window: 1h
+    start_at: 2026-11-01T00:00Z
+    customers: accounts
+    query: select account as customer, quantity, at as window from usage where at >= :start and at < :end
+  seats:
+    source: app
+    sinks: [stripe]
+    window: 1h
+    start_at: 2026-11-01T00:00Z
+    read: gauges
+    sample: average
+    missing: hold
+    every: 5m
+    query: select customer, quantity from seat
+"""
+DAY = 24 * HOUR
+
+
+@pytest.fixture
+def kinds(tmp_path: Path) -> Config:
+    """A meter with a mapping, and one of gauges."""
+    path = tmp_path / "kinds.yaml"
+    path.write_text(KINDS)
+    return load(path, {})
 
 
 @pytest.fixture
@@ -250,15 +294,18 @@ def test_no_series_is_written_twice(config: Config) -> None:
     assert len(series) > 30
 
 
-def test_every_sample_has_the_labels_of_its_metric(config: Config) -> None:
+def test_every_sample_has_the_labels_of_its_metric(kinds: Config) -> None:
     """In their order, and under the name that is documented."""
-    made = page(config)
+    made = page(kinds)
     made.add_process(answers(None, progress(), 0.0), apart=False)
     passes = [PassFigures("api", "live", False, 3, 1.5, 30, 20)]
     made.add_progress(progress([meter(NOW)], [API], [SinkFigures("stripe", NOW)], passes))
     made.add_waiting([API], [waiting(state, first_sent_at=NOW) for state in WAITING_STATES])
     made.add_usage([], {"api": {0: 1}})
     made.add_coverage([COVERAGE])
+    recounts = [RecountFigures("api", Decimal(1), Decimal(0), NOW)]
+    sampled = [SampleFigures("seats", NOW, dt.timedelta(0))]
+    made.add_kinds_of_reading(UsageFigures((), {}, (), recounts=recounts, samples=sampled))
     for name, family in made.families.items():
         assert family.samples or name == "aggregator_source_up", name
         for sample in family.samples:
@@ -276,6 +323,7 @@ def test_no_label_names_a_customer() -> None:
             "figures",
             "source",
             "side",
+            "found",
             "sink",
             "meter",
             "kind",
@@ -284,3 +332,60 @@ def test_no_label_names_a_customer() -> None:
             "percentile",
         ]
     )
+
+
+def of_kinds(config: Config, **found: Any) -> tuple[Page, list[str]]:
+    """Return the page of meters that are read in several ways, and what people are told."""
+    usage = UsageFigures((), {}, (), **found)
+    made = page(config)
+    made.add_kinds_of_reading(usage)
+    answers = Answers(Answer(progress(), 0, None), Answer([], 0, None), Answer(usage, 0, None))
+    context = Context(limits=lambda _meter, _sink: LIMITS)
+    return made, [trouble.text for trouble in troubles(config, context, answers, NOW)]
+
+
+@pytest.mark.parametrize(("days", "soon"), [(31, False), (33, True)])
+def test_usage_without_an_id_has_an_age_and_a_cliff(kinds: Config, days: int, soon: bool) -> None:
+    """How much waits, since when, and how long its sink takes it; people are told three days before the end."""
+    waits = WithoutIdFigures("api", Decimal("7.5"), NOW - days * DAY)
+    made, told = of_kinds(kinds, without_id=[waits])
+    assert samples(made, "without_id_units") == {("api",): Decimal("7.5")}
+    assert samples(made, "without_id_age_seconds") == {("api",): days * 86400}
+    left = (LIMITS.past - days * DAY).total_seconds()
+    assert samples(made, "until_too_old_seconds") == {("api", "stripe", "without_id"): left}
+    said = "7.5 units of api have no customer yet, and will soon be too old for stripe."
+    assert told == ([said] if soon else [])
+
+
+def test_a_mapping_for_which_nothing_waits_has_zeros(kinds: Config) -> None:
+    """So that no alert hangs on a figure that is not there; a meter without a mapping has none."""
+    made, told = of_kinds(kinds)
+    assert samples(made, "without_id_units") == samples(made, "without_id_age_seconds") == {("api",): 0}
+    assert samples(made, "until_too_old_seconds") == {}
+    assert told == []
+
+
+@pytest.mark.parametrize(("ago", "fresh"), [(None, False), (47 * HOUR, True), (49 * HOUR, False)])
+def test_what_recounts_found_is_told_for_two_days(
+    kinds: Config, ago: dt.timedelta | None, fresh: bool
+) -> None:
+    """What was missed and what was taken back are counted apart."""
+    found = RecountFigures("api", Decimal(12), Decimal(3), None if ago is None else NOW - ago)
+    made, told = of_kinds(kinds, recounts=[found])
+    assert samples(made, "recount_units") == {("api", "missed"): 12, ("api", "taken_back"): 3}
+    ages = samples(made, "recount_differed_age_seconds")
+    assert ages == ({} if ago is None else {("api",): ago.total_seconds()})
+    assert bool(told) == fresh
+
+
+def test_samples_that_are_missing_are_told(kinds: Config) -> None:
+    """One stands for twice its period; what is over that is missing, and gaps of the last day are told beside it."""
+    sampled = SampleFigures("seats", NOW - 16 * MINUTE, dt.timedelta(0))
+    made, told = of_kinds(kinds, samples=[sampled])
+    assert samples(made, "sample_age_seconds") == {("seats",): 960}
+    assert samples(made, "sample_overdue_seconds") == {("seats",): 360}
+    assert told == ["seats is not sampled any more: what is not sampled cannot be read later."]
+    made, told = of_kinds(kinds, samples=[SampleFigures("seats", NOW - 9 * MINUTE, 20 * MINUTE)])
+    assert samples(made, "sample_overdue_seconds") == {("seats",): 0}
+    assert samples(made, "sample_gap_seconds") == {("seats",): 1200}
+    assert told == ["seats was not sampled for 1200 seconds of the last day."]

@@ -122,3 +122,12 @@ def test_a_definition_says_how_its_samples_are_read(reads: Reads) -> None:
     assert declared(definition(reads, "select 1 -- read: gauges")) == reads
     with pytest.raises(ValueError, match="is no definition"):
         declared("select 1")
+
+
+def test_before_the_first_sample_there_is_neither_usage_nor_a_gap() -> None:
+    """Nobody was there to take one: a window that was over by then comes to nothing, and is no gap."""
+    for how in (Gauges(sample, missing, EVERY) for sample in Sample for missing in Missing):
+        covered = samples.coverage(WINDOW, [], how, WINDOW.end)
+        assert covered == samples.Coverage(WINDOW, (), dt.timedelta(0))
+        assert not covered.has_gap
+        assert samples.gauge(covered, {}, how) == 0

@@ -63,6 +63,17 @@ def test_a_counter_that_fell_comes_to_what_is_declared(
         assert held == []
 
 
+def test_a_counter_that_fell_to_zero_is_a_reset_as_any_other(database: Database) -> None:
+    """It comes to nothing by itself, and what it rises by afterwards waits as well, if a person is to be asked."""
+    world = SampledWorld(database, Counters(Resets.HOLD))
+    for minutes, value in [(10, 100), (20, 0), (30, 500)]:
+        world.application.set("cus_a", value)
+        world.pass_by(0, minutes)
+    world.pass_by(1, 10)
+    assert by_window(world, "cus_a") == {0: 500}
+    assert world.booked("cus_a") == 0
+
+
 def test_a_changed_policy_holds_from_the_next_window_on(database: Database) -> None:
     """What fell before stays billed by what was declared then, also when a late value lets its window be read again."""
     world = SampledWorld(database, RESTART)

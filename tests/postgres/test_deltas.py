@@ -22,6 +22,7 @@ from aggregator.core.deltas import Deltas, Top, Writers, goal, may_go, waited
 from aggregator.core.model import Meter, Reading, Span
 from aggregator.errors import LeaseLost, QueryRejected
 from aggregator.ledger.database import Database
+from aggregator.ledger.figures import Figures
 from aggregator.ledger.passes.running_totals import CursorState, RunningTotals
 from aggregator.ledger.passes.spool import Spool
 from aggregator.runtime import failpoints
@@ -313,6 +314,8 @@ def test_a_recount_finds_what_a_cursor_missed(counting: Counting, application: A
     assert counting.round(4).missed == 0
     result = counting.round(28)
     assert (result.missed, result.taken_back) == (41, 0)
+    [told] = Figures(counting.world.database).recounts()
+    assert (told.missed, told.taken_back, told.differed_at) == (41, 0, counting.world.now)
     counting.round(28.1)
     assert counting.billed() == {("cus_1", 0): 42, ("cus_2", 0): 2}
     assert (counting.state.missed, counting.state.rows) == (41, 3)

@@ -5,10 +5,13 @@ from decimal import Decimal
 import pytest
 
 from aggregator.core.model import Answer, Event
+from aggregator.core.sampling import Counters, Resets
 from aggregator.errors import SourceUnreachable
 from aggregator.ledger.database import Database
-from aggregator.ledger.figures import WAITING, Figures
-from tests.postgres.world import HOUR, START, World
+from aggregator.ledger.figures import WAITING, Figures, SampleFigures, WithoutIdFigures
+from tests.postgres.accounts import Accounts
+from tests.postgres.sampled_world import EVERY, SampledWorld
+from tests.postgres.world import HOUR, MINUTE, START, World
 
 BY_STATE = "select state::text, count(*), sum(delta) from aggregator.event group by 1"
 MANY_EVENTS = """
@@ -162,3 +165,28 @@ def test_what_waits_costs_nothing_for_what_does_not(owing: World, figures: Figur
         plan = "\n".join(row[0] for row in connection.execute("explain " + WAITING))
     assert "Seq Scan on event" not in plan, plan
     assert "Index Scan using event_pkey on event" in plan, plan
+
+
+def test_samples_tell_for_how_long_there_was_none(database: Database, figures: Figures) -> None:
+    """Of time that is looked at only: a gap that began before counts from there on, and one that goes on does not."""
+    world = SampledWorld(database, Counters(Resets.RESTART))
+    world.application.set("cus_a", 1)
+    for minutes in (0, 10, 50, 60, 130, 140):
+        world.pass_by(0, minutes)
+    meter, stands = world.meter.name, 2 * EVERY
+    for since, missing in ((0, 40 + 70), (30, 20 + 70), (60, 70), (100, 30), (135, 0)):
+        [found] = figures.samples({meter: stands}, START + since * MINUTE)
+        assert found == SampleFigures(meter, START + 140 * MINUTE, missing * MINUTE), since
+    assert figures.samples({"another": stands}, START) == figures.samples({}, START) == []
+
+
+def test_what_waits_for_an_id_is_told_by_its_oldest_window(database: Database, figures: Figures) -> None:
+    """And how much it is; what is unmapped for another reason is not a part of that."""
+    world = Accounts(database)
+    world.says(("a", "cus_a"))
+    for hour, key in enumerate(("a", "b", "c")):
+        world.source.use(key, START + hour * HOUR, hour + 1)
+    world.source.use(None, START, 9)
+    world.at(4)
+    world.round()
+    assert figures.without_id() == [WithoutIdFigures(world.meter.name, Decimal(5), START + HOUR)]

@@ -66,6 +66,16 @@ def test_time_without_a_sample_comes_to_what_is_declared(
         assert held == []
 
 
+def test_windows_from_before_the_first_sample_hold_nothing_up(database: Database) -> None:
+    """A daemon that begins in the afternoon reads the morning, too, whenever it reads old windows again."""
+    world = SampledWorld(database, Gauges(Sample.AVERAGE, Missing.HOLD, EVERY))
+    world.application.set("cus_a", 6)
+    for minutes in range(150, 200, 10):
+        world.pass_by(0, minutes)
+    assert by_window(world, "cus_a") == {2: 3}
+    assert world.booked("cus_a") == 3
+
+
 def test_a_window_without_any_sample_is_no_silent_zero(database: Database) -> None:
     """Nobody was there for three hours: what stood before stands on, or each of the windows waits for a person."""
     world = SampledWorld(database, Gauges(Sample.LAST, Missing.HOLD, EVERY))

@@ -6,9 +6,10 @@ from decimal import Decimal
 
 import pytest
 
+from aggregator.collection.sampled import SampledSource
 from aggregator.collection.usage import MeterSource, Question, ask
 from aggregator.core.model import Span
-from aggregator.core.sampling import Counters, Gauges, Missing, Resets, Sample
+from aggregator.core.sampling import Counters, FirstValue, Gauges, Missing, Resets, Sample
 from aggregator.core.usage import By
 from aggregator.ledger.database import Database
 from aggregator.ledger.usage import UsageReport
@@ -30,6 +31,10 @@ TURNS = [
 """Around the end of a window, and around the instant at which it is read, five minutes later."""
 
 
+LAG = dt.timedelta(milliseconds=200)
+"""By how much the ledger's clock, as a process has it, is behind another one: what its answer took on the way."""
+
+
 def used(world: World, database: Database) -> dict[str | None, Decimal]:
     """Return all that each customer used, whatever became of it, as `usage --live --by customer` says it."""
     source = world.collection.source
@@ -41,7 +46,13 @@ def used(world: World, database: Database) -> dict[str | None, Decimal]:
             question,
             [world.meter.name],
             stack,
-            lambda _: MeterSource("app", source, definitions, world.meter.unit),
+            lambda _: MeterSource(
+                "app",
+                source,
+                definitions,
+                world.meter.unit,
+                source.newest() if isinstance(source, SampledSource) else None,
+            ),
         )
         [found] = asked
         return {line.customer: line.usage.used for line in found.lines.all()}
@@ -83,4 +94,20 @@ def test_a_gauge_is_there_as_the_hour_turns(database: Database, *, passes: bool)
         world.now = START + turn
         if passes:
             world.collect()
-        assert used(world, database) == {"cus_a": 7 if turn <= HOUR else 14}, turn
+        begun = turn > HOUR or (passes and turn == HOUR)  # by a sample of that very instant
+        assert used(world, database) == {"cus_a": 14 if begun else 7}, turn
+
+
+@pytest.mark.parametrize("after", [dt.timedelta(0), MICROSECOND, LAG / 2])
+@pytest.mark.parametrize("counts", [True, False])
+def test_a_sample_from_beyond_the_turn_is_there_at_once(
+    database: Database, after: dt.timedelta, *, counts: bool
+) -> None:
+    """The source's clock is in the new hour already, and the ledger's, as this process has it, still in the old one."""
+    gauges = Gauges(Sample.LAST, Missing.CARRY_LAST, EVERY)
+    world = SampledWorld(database, Counters(Resets.RESTART, FirstValue.WHOLE) if counts else gauges)
+    world.application.set("cus_a", 7)
+    world.now = START + HOUR + after
+    world.collect()
+    world.now -= LAG  # what `present` tells, too
+    assert used(world, database) == {"cus_a": 7}

@@ -2,6 +2,7 @@
 
 python -m tests.simulation --seeds 2000     live 2,000 lives on all cores, and print a table
 python -m tests.simulation --seed 17        live one again, and tell its story
+python -m tests.simulation --kind samples   live lives of one kind: samples, or cursor
 python -m tests.simulation --mutants        let the simulation find every bug of a list
 """
 
@@ -11,12 +12,12 @@ import statistics
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
 
 from tests.simulation.hunting import MOST_LIVES, MUTANTS, concerned, hunt
-from tests.simulation.life import Lived, live
+from tests.simulation.kinds import KINDS, live_kind
+from tests.simulation.life import Lived
 from tests.simulation.marks import RARE, Marks
 from tests.simulation.mutation import Mutant
 
@@ -39,24 +40,24 @@ def pool() -> ProcessPoolExecutor:
     return ProcessPoolExecutor(os.cpu_count(), mp_context=get_context("spawn"))
 
 
-def results(futures: Iterable[Future[Lived]]) -> Iterator[Lived]:
-    """Yield lives as they end."""
-    for future in as_completed(futures):
-        yield future.result()
-
-
-def many(first: int, seeds: int) -> int:
-    """Live many lives; return 1 if one of them, or the coverage, was not as it must be."""
+def many(first: int, seeds: int, kind: str) -> int:
+    """Live many lives, of a kind, or as drawn and a tenth of each kind beside; return 1 unless all was as it must be."""
     began, marks, broken = time.monotonic(), Marks(), list[Lived]()
     days, events = 0.0, 0
     with pool() as workers:
-        futures = [workers.submit(live, seed) for seed in range(first, first + seeds)]
-        for lived in results(futures):
+        kinds = {kind: seeds} if kind else {"": seeds, **dict.fromkeys(KINDS, seeds // 10)}
+        futures = {
+            workers.submit(live_kind, seed, each): each
+            for each, number in kinds.items()
+            for seed in range(first, first + number)
+        }
+        for future in as_completed(futures):
+            lived, its = future.result(), futures[future]
             marks.update(lived.marks)
             days, events = days + lived.days, events + lived.events
             if lived.rule:
                 broken.append(lived)
-                say(f"seed {lived.seed}: {lived.rule}: {lived.facts}\n  again: make sim SEED={lived.seed}")
+                say(f"seed {lived.seed}: {lived.rule}: {lived.facts}\n  again: {_again(lived.seed, its)}")
     seconds = time.monotonic() - began
     say()
     for name, figure in (
@@ -71,15 +72,20 @@ def many(first: int, seeds: int) -> int:
     say(f"\n{'met on the transport':<44}{'times':>14}")
     for name in RARE:
         say(f"{name:<44}{marks[name]:>14,}")
-    missed = [name for name in RARE if not marks[name]] if seeds >= ENOUGH_FOR_EVERY_MARK else []
+    enough = seeds >= ENOUGH_FOR_EVERY_MARK and not kind
+    missed = [name for name in RARE if not marks[name]] if enough else []
     if missed:
         say(f"\nnever met, so nothing is proven about: {', '.join(missed)}")
     return 1 if broken or missed else 0
 
 
-def one(seed: int) -> int:
+def _again(seed: int, kind: str) -> str:
+    return f"make sim SEED={seed}" + (f" ARGS='--kind {kind}'" if kind else "")
+
+
+def one(seed: int, kind: str) -> int:
     """Live one life again, and tell what happened."""
-    lived = live(seed, kept=WHOLE_STORY if not os.environ.get("SHORT") else 60)
+    lived = live_kind(seed, kind, kept=WHOLE_STORY if not os.environ.get("SHORT") else 60)
     say(lived.trace or f"seed {seed}: {lived.days:.0f} days, {lived.events} requests, nothing to tell")
     if lived.rule:
         say(f"\n{lived.rule}: {lived.facts}")
@@ -138,13 +144,14 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, default=200)
     parser.add_argument("--first", type=int, default=1)
     parser.add_argument("--seed", type=int)
+    parser.add_argument("--kind", default="", choices=["", *KINDS])
     parser.add_argument("--mutants", nargs="?", const="")
     given = parser.parse_args()
     if given.mutants is not None:
         return mutants(given.mutants)
     if given.seed is not None:
-        return one(given.seed)
-    return many(given.first, given.seeds)
+        return one(given.seed, given.kind)
+    return many(given.first, given.seeds, given.kind)
 
 
 if __name__ == "__main__":

@@ -175,7 +175,7 @@ class Application:
         self._called: dict[str, str] = {}
         """The ids that customers have now, by those that they had at first or later."""
         self._pace = conditions.window / 3
-        for meter in meters:
+        for meter in meters if conditions.sampled is None else ():
             scheduler.after(self._pace * random.random(), lambda meter=meter: self._work(meter))  # type: ignore[misc]
 
     def customers(self) -> list[str]:
@@ -279,7 +279,10 @@ class Application:
         customer = random.choice(self.customers())
         flaw = "quantity is not a number" if random.random() < conditions.poison else None
         unmapped = random.random() < conditions.unmapped
-        row = Row(next(self._ids), None if unmapped else customer, at, self._quantity(), flaw)
+        number = next(self._ids)
+        if conditions.astray and random.random() < conditions.astray:
+            number = -number
+        row = Row(number, None if unmapped else customer, at, self._quantity(), flaw)
         return lambda: table.put(
             row if row.customer is None else replace(row, customer=self._now_called(row.customer))
         )

@@ -16,14 +16,17 @@ from aggregator.core.windows import floor
 from aggregator.errors import SourceUnreachable
 from aggregator.ledger.passes.running_totals import RunningTotals
 from tests.simulation.apart import shown
-from tests.simulation.application import Application
-from tests.simulation.conditions import Conditions
+from tests.simulation.application import Application, Row
+from tests.simulation.conditions import DAY, Conditions
 from tests.simulation.gates import Gate
 
 STRETCH = 5
 """Rows of one stretch."""
 
 MOST_STRETCHES = 4
+
+RECOUNT = 20 * DAY
+"""Longer than any life: what a cursor passed over is found in whichever window it lies."""
 
 
 def reading_by_cursor(conditions: Conditions) -> Conditions:
@@ -40,7 +43,7 @@ def reading_by_cursor(conditions: Conditions) -> Conditions:
 
 def settings(table: str) -> Deltas:
     """Return how a meter over a table is read."""
-    return Deltas(0, table)
+    return Deltas(0, table, recount=RECOUNT, recount_query=table)
 
 
 class Rows:
@@ -84,18 +87,8 @@ class Rows:
         """Yield the rows of a stretch in two batches, of the instant at which it is asked."""
         assert isinstance(after, int)
         assert isinstance(upto, int)
-        found = [
-            Reading(
-                floor(row.at, known[-1].window),
-                row.customer,
-                row.quantity,
-                row.at,
-                None if row.customer is not None else "no customer",
-                dimensions=() if row.customer is not None else None,
-            )
-            for number, row in sorted(self._application.tables[query].rows.items())
-            if after < number <= upto
-        ]
+        rows = self._application.tables[query].rows.items()
+        found = [_reading(row, known) for number, row in sorted(rows) if after < number <= upto]
         self._gate.marks["rows taken in by a cursor"] += len(found)
         found, half = shown(found), len(found) // 2
         yield found[:half]
@@ -105,8 +98,23 @@ class Rows:
     def recount(
         self, query: str, span: Span, upto: Cursor, known: Sequence[Definition]
     ) -> Iterator[list[Reading]]:
-        """Count nothing anew: in these lives nothing but the cursor finds a row."""
-        raise AssertionError(f"{query} has no recount")
+        """Yield the rows of whole windows up to a cursor, of the instant at which it is asked."""
+        assert isinstance(upto, int)
+        rows = self._application.tables[query].rows.items()
+        found = [_reading(row, known) for number, row in sorted(rows) if number <= upto and row.at in span]
+        self._gate.marks.saw("counted anew")
+        yield shown(found)
+
+
+def _reading(row: Row, known: Sequence[Definition]) -> Reading:
+    return Reading(
+        floor(row.at, known[-1].window),
+        row.customer,
+        row.quantity,
+        row.at,
+        None if row.customer is not None else "no customer",
+        dimensions=() if row.customer is not None else None,
+    )
 
 
 class Database:
@@ -177,5 +185,7 @@ class LivedCursorSource(CursorSource):
 
 
 def drawn_by_cursor(seed: int, drawn: Callable[[int, Any, Any], Conditions]) -> Conditions:
-    """Draw a life as any other, and let its rows be read by a cursor."""
-    return reading_by_cursor(drawn(seed, random.Random(seed), random.Random(f"{seed}: restores")))
+    """Draw a life as any other, and let its rows be read by a cursor; in some lives ids follow no order."""
+    conditions = drawn(seed, random.Random(seed), random.Random(f"{seed}: restores"))
+    conditions.astray = random.Random(f"{seed}: astray").choice([0.0, 0.05, 0.3])
+    return reading_by_cursor(conditions)

@@ -9,6 +9,7 @@ import random
 from dataclasses import dataclass, fields
 
 from aggregator.core.model import Decreases, WriteModel
+from aggregator.core.sampling import Reads
 from aggregator.ledger.identity import Failover
 
 SECOND = dt.timedelta(seconds=1)
@@ -37,6 +38,12 @@ class Conditions:
     """How many quantities are zero: of seats there may be none, which is to be said."""
     by_cursor: bool = False
     """Rows are read once, and added up in the ledger."""
+    astray: float = 0.0
+    """Share of rows whose ids follow no order, so that a cursor passes over them and only a recount finds them."""
+    sampled: Reads | None = None
+    """How meters are read that are sampled."""
+    every: dt.timedelta = HOUR
+    """How often they are."""
     at_once: bool = True
     raw: bool = False
     """Rows come one by one instead of summed."""

@@ -23,6 +23,7 @@ from aggregator.core.model import (
     WriteModel,
 )
 from aggregator.core.renaming import Outlet
+from aggregator.core.sampling import definition
 from aggregator.delivery import first_use as first_use_shell
 from aggregator.delivery.file_writer import FileWriter
 from aggregator.delivery.first_use import FirstUse
@@ -33,6 +34,7 @@ from aggregator.ledger.ledger import Ledger
 from aggregator.ledger.meters import Registered
 from aggregator.ledger.outbox.files import FileClaim
 from aggregator.ledger.passes.stats import Tally
+from aggregator.ledger.samples import Samples
 from aggregator.reconciliation.canceller import Canceller
 from aggregator.reconciliation.notification_poller import NotificationPoller
 from aggregator.reconciliation.reconciler import Reconciler
@@ -42,6 +44,7 @@ from tests.simulation.application import Application
 from tests.simulation.backfilling import Backfilling
 from tests.simulation.beforehand import Beforehand
 from tests.simulation.by_cursor import LivedCursorSource, settings
+from tests.simulation.by_samples import Account, LivedSampledSource, sampling_of
 from tests.simulation.cancel_gate import CancelGate
 from tests.simulation.carrying import Carrying
 from tests.simulation.conditions import (
@@ -68,6 +71,7 @@ from tests.simulation.memory_in_doubt import MemoryInDoubt
 from tests.simulation.memory_notifications import MemoryNotifications
 from tests.simulation.memory_outbox import MemoryOutbox
 from tests.simulation.memory_passes import MemoryPasses
+from tests.simulation.memory_samples import MemorySamples
 from tests.simulation.memory_totals import MemoryRunningTotals
 from tests.simulation.memory_uploads import MemoryPlaces, MemoryUploads
 from tests.simulation.names import called
@@ -123,6 +127,7 @@ class InMemory:
             meters=MemoryMeters(self.ledger, owner, LEASE),
             passes=MemoryPasses(self.ledger, LEASE, identity),
             running_totals=MemoryRunningTotals(self.ledger, identity),
+            samples=MemorySamples(self.ledger, identity),
             outbox=outbox,
             in_doubt=in_doubt,
             identity=identity,
@@ -180,6 +185,8 @@ class Life:
             self.scheduler, self.conditions, self.application, chance, self.marks, whole.end
         )
         self.ledger = ledger(self.scheduler)
+        sampled = self.conditions.sampled is not None
+        self.account = Account(self, self.application) if sampled else None
         self.watch = Invariants(
             self.scheduler, self.conditions, self.application, self.marks, self.ledger.tables
         )
@@ -230,10 +237,11 @@ class Life:
 
     def _meter(self, name: str) -> Meter:
         conditions = self.conditions
+        sampling = sampling_of(conditions, name)
         return Meter(
             name=name,
             source="application",
-            query=name,
+            query=name if sampling is None else definition(sampling.reads, name),
             fingerprint="f" * 64,
             sinks=(SINK,),
             window=conditions.window,
@@ -243,6 +251,8 @@ class Life:
             decimals=conditions.decimals,
             decreases=conditions.decreases,
             deltas=settings(name) if conditions.by_cursor else None,
+            sampling=sampling,
+            retained=None if sampling is None else sampling.kept,
             latest=conditions.write_model is WriteModel.LAST,
             outlets=(Outlet(SINK, None, name),),
             dimensions=(DIMENSION,) if conditions.models else (),
@@ -286,6 +296,8 @@ class Life:
                     self.watch.all(self.ledger.tables())
                 self._calm()
                 self._rest(end)
+                if self.account is not None:
+                    self.account.fill_all()
                 self.watch.at_the_end(self.ledger.tables())
             finally:
                 self.ended = True
@@ -403,6 +415,14 @@ class Life:
         """Return the parts of a process that a person has started."""
         return Daemon(self, process, self.hosts.of(name), meters)
 
+    def sampled(self, known: Registered, gate: Gate, samples: Samples) -> LivedSampledSource:
+        """Return what a meter is read from that is sampled."""
+        assert self.account is not None
+        assert known.meter.sampling is not None
+        return LivedSampledSource(
+            known.meter, known.id, gate, self.account, known.meter.sampling.query, samples
+        )
+
     def looked(self) -> None:
         """Let the watch look at what has just changed, if the ledger tells."""
         if isinstance(self.ledger, InMemory):
@@ -446,7 +466,8 @@ class Daemon:
         )
         while True:
             self._round(lambda: self._glanced(glance, meter) or shell.run_once(self._gate.now()))
-            pace = max(meter.window, 5 * HOUR) if self._life.resting else meter.window
+            often = meter.window if meter.sampling is None else meter.sampling.every
+            pace = max(meter.window, 5 * HOUR) if self._life.resting else often
             self._scheduler.wait(pace * (0.3 + 0.7 * self._random.random()))
 
     def _glanced(self, glance: Glance, meter: Meter) -> Collected | None:
@@ -614,7 +635,9 @@ class Daemon:
         return SourceGate(self._gate, self._life.application, self._life.spells, self._life.standbys)
 
     def _collection(self, meter: Meter) -> Collector:
-        registered, taking_in = self._registered[meter.name], None
+        registered, taking_in, sampled = self._registered[meter.name], None, None
+        if self._life.account is not None:
+            sampled = self._life.sampled(registered, self._gate, self._ledger.samples)
         if registered.meter.deltas is not None:
             totals = self._ledger.running_totals
             taking_in = LivedCursorSource(
@@ -622,7 +645,7 @@ class Daemon:
             )
         return Collector(
             registered,
-            taking_in or self._source(),
+            sampled or taking_in or self._source(),
             self._ledger.meters,
             self._ledger.passes,
             ledger_name=self._ledger.identity.name,
@@ -631,6 +654,7 @@ class Daemon:
             check_clock=self._gate.now,
             patience=self._life.conditions.patience,
             by_cursor=taking_in,
+            sampler=sampled,
         )
 
     def _did(self, process: Process, name: str, values: tuple[object, ...], done: object) -> None:
@@ -639,6 +663,8 @@ class Daemon:
         if not _is_dull(name, done):
             life.trace.tell(process.name, name, _short(values), "->", _short((done,)))
         life.watch.verb(process, name, values, done)
+        if name == "commit" and life.account is not None:
+            life.account.committed()
         if name in CLOCKS_AGREE and done is not None:
             life.watch.claimed(self.host, done, set(self._names))
         life.looked()

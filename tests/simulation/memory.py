@@ -293,6 +293,44 @@ class PieceRow:
 
 
 @dataclass(slots=True)
+class SamplingRow:
+    """A row of `sampling`."""
+
+    due: dt.datetime
+    at: dt.datetime
+    rows: int
+    unusable: int
+    stale: int = 0
+    is_dropped: bool = False
+    """Whether its samples are kept no more."""
+    generation: int = 0
+    """Which generation of the ledger took it: the real ledger has that with each counter."""
+
+
+@dataclass(slots=True)
+class SeriesRow:
+    """A row of `series`."""
+
+    at: dt.datetime | None = None
+    value: Decimal | None = None
+    generation: int | None = None
+
+
+@dataclass(slots=True)
+class SampleRow:
+    """A row of `sample`, with the names of its series."""
+
+    at: dt.datetime
+    customer: str
+    series: str
+    value: Decimal | None
+    previous: Decimal | None = None
+    previous_at: dt.datetime | None = None
+    adopted: bool = False
+    reason: str | None = None
+
+
+@dataclass(slots=True)
 class PinRow:
     """The row of `pin`."""
 
@@ -337,6 +375,12 @@ class Tables:
         default_factory=dict
     )
     """Of meter, window, customer and flaw: the sum of rows, how many, and the last use."""
+    samplings: dict[tuple[int, dt.datetime], SamplingRow] = field(default_factory=dict)
+    """By meter and the instant at which it was due."""
+    series: dict[tuple[int, str, str], SeriesRow] = field(default_factory=dict)
+    """By meter, customer and name."""
+    samples: dict[int, list[SampleRow]] = field(default_factory=dict)
+    """By meter."""
     reassertions: dict[tuple[int, dt.datetime, str], dt.datetime] = field(default_factory=dict)
     """Of feed, window and customer: from when on the slot is to be sent again."""
     pieces: dict[tuple[int, Span], PieceRow] = field(default_factory=dict)

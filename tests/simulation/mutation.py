@@ -9,6 +9,8 @@ from typing import Any
 
 Patch = Callable[[], AbstractContextManager[None]]
 Places = Sequence[tuple[object, str]]
+Made = Sequence[tuple[object, str, Any]]
+"""A bug: owner, name and what takes its place there."""
 
 
 @dataclass(frozen=True)
@@ -25,21 +27,27 @@ class Mutant:
 MUTANTS: list[Mutant] = []
 
 
+@contextmanager
+def made(patches: Made) -> Iterator[None]:
+    """Make a bug for a while."""
+    with ExitStack() as stack:
+        for owner, name, new in patches:
+            stack.callback(setattr, owner, name, vars(owner)[name])
+            setattr(owner, name, new)
+        yield
+
+
 def mutant(says: str) -> Callable[[Callable[[], Sequence[tuple[object, str, object]]]], None]:
     """Register a bug by what it does: a list of (owner, name, replacement)."""
 
     def register(make: Callable[[], Sequence[tuple[object, str, object]]]) -> None:
-        @contextmanager
-        def patch() -> Iterator[None]:
-            with ExitStack() as stack:
-                for owner, name, new in make():
-                    before = vars(owner)[name]
-                    setattr(owner, name, new)
-                    stack.callback(setattr, owner, name, before)
-                yield
-
         MUTANTS.append(
-            Mutant(make.__name__, says, patch, lambda: [(owner, name) for owner, name, _ in make()])
+            Mutant(
+                make.__name__,
+                says,
+                lambda: made(make()),
+                lambda: [(owner, name) for owner, name, _ in make()],
+            )
         )
 
     return register

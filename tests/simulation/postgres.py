@@ -37,6 +37,7 @@ from aggregator.ledger.outbox.uploads import Uploads
 from aggregator.ledger.passes.passes import Passes
 from aggregator.ledger.review.cancellations import Cancellations
 from aggregator.ledger.review.in_doubt import InDoubt
+from aggregator.ledger.samples import Samples
 from tests.simulation.apart import DIMENSION, SIGN
 from tests.simulation.life import ANSWER, HOLD, LEASE, LEAVE
 from tests.simulation.memory import (
@@ -51,6 +52,9 @@ from tests.simulation.memory import (
     OutboxRow,
     ParkedRow,
     ReadbackRow,
+    SampleRow,
+    SamplingRow,
+    SeriesRow,
     SlotRow,
     Tables,
     UnreadRow,
@@ -112,6 +116,7 @@ class InPostgres:
         parts = {
             "meters": Meters(database, owner, LEASE),
             "passes": Passes(database, LEASE, self._elapsed),
+            "samples": Samples(database),
             "outbox": Outbox(database, owner, LEAVE, ANSWER),
             "in_doubt": InDoubt(database),
             "files": Files(database, owner, HOLD),
@@ -213,7 +218,25 @@ def read(connection: psycopg.Connection[Any]) -> Tables:
         tables.slots[slot.feed_id].setdefault(slot.window_start, {})[slot.customer] = slot
     _read_events(rows, tables)
     _read_beside(rows, tables)
+    _read_samples(rows, tables)
     return tables
+
+
+def _read_samples(rows: Callable[[str], list[tuple[Any, ...]]], tables: Tables) -> None:
+    for meter, *row in rows(
+        "select meter_id, due, at, rows, unusable, stale, dropped_at is not null from aggregator.sampling order by id"
+    ):
+        sampling = SamplingRow(*row)
+        tables.samplings[meter, sampling.due] = sampling
+    for meter, customer, name, *row in rows(
+        "select meter_id, customer, name, at, value, generation from aggregator.series order by id"
+    ):
+        tables.series[meter, customer, name] = SeriesRow(*row)
+    for meter, *row in rows(
+        "select sample.meter_id, sample.at, customer, name, sample.value, previous, previous_at, adopted, reason"
+        " from aggregator.sample join aggregator.series on series.id = series_id order by sample.at, customer, name"
+    ):
+        tables.samples.setdefault(meter, []).append(SampleRow(*row))
 
 
 def _read_beside(rows: Callable[[str], list[tuple[Any, ...]]], tables: Tables) -> None:
@@ -305,9 +328,13 @@ def differences(one: Tables, other: Tables) -> list[str]:
     found: list[str] = []
     for name in (
         "meters", "sinks", "halted", "feeds", "slots", "events", "outbox", "parked", "claims", "carries", "definitions",
-        "fences", "unread", "guarded", "rejections", "reassertions", "files", "cancellations", "notifications", "polled",
+        "samplings", "series", "fences", "unread", "guarded", "rejections", "reassertions", "files", "cancellations",
+        "notifications", "polled",
     ):  # fmt: skip
         left, right = getattr(one, name), getattr(other, name)
         keys = [key for key in {**left, **right} if left.get(key) != right.get(key)]
         found += [f"{name} {key}: {left.get(key)} and {right.get(key)}" for key in keys[:3]]
-    return found
+    sampled = [
+        {meter: sorted(map(repr, rows)) for meter, rows in each.samples.items()} for each in (one, other)
+    ]
+    return found + (["samples"] if sampled[0] != sampled[1] else [])

@@ -15,9 +15,11 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from aggregator.adoption.adopter import Adopter
 from aggregator.collection.cursor_source import Sums
+from aggregator.core.freshness import Reads
 from aggregator.core.states import CancellationState
 from aggregator.errors import AggregatorError, InvariantBroken
 from aggregator.ledger.clock import LedgerClock
+from aggregator.ledger.meters import Registered
 from tests.simulation.conditions import DAY, HOUR, MINUTE
 from tests.simulation.gates import MILLISECOND, Behind, Gate, SinkGate, SourceGate
 from tests.simulation.hosts import SKEW, Host, Hosts
@@ -168,6 +170,8 @@ class Restoring:
             life.marks.saw("set back to when it was stopped already")
         self._set_back_at = now
         life.watch.restored(tables, self._ledger.tables)
+        if life.account is not None:
+            life.account.restored()
         self._die_with_it()
         life.scheduler.after(MINUTE if self._of_a_stop else 10 * MINUTE, self._person)
         self._of_a_stop = False
@@ -258,12 +262,7 @@ class Restoring:
         adoption = Adopter(
             ledger,
             registered,
-            {
-                known.meter.name: SourceGate(gate, life.application, life.spells, life.standbys)
-                if known.meter.deltas is None
-                else Sums(known.id, parts["running_totals"])
-                for known in registered
-            },
+            {known.meter.name: self._reads(known, gate, parts) for known in registered},
             {"service": sink},
             without_readback=without,
         )
@@ -280,6 +279,14 @@ class Restoring:
                 life.trace.tell("compared:", compared)
                 life.marks["taken over"] += bool(compared.taken_over or compared.missing)
             adoption.adopt(survey, scheduler.now)
+
+    def _reads(self, known: Registered, gate: Gate, parts: dict[str, Any]) -> Reads:
+        life = self._life
+        if known.meter.deltas is not None:
+            return Sums(known.id, parts["running_totals"])
+        if known.meter.sampling is not None:
+            return life.sampled(known, gate, parts["samples"])
+        return SourceGate(gate, life.application, life.spells, life.standbys)
 
     @staticmethod
     def _quiet(adoption: Adopter, now: dt.datetime) -> bool:

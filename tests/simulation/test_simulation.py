@@ -5,7 +5,9 @@ from collections.abc import Callable
 
 import pytest
 
+from aggregator.core.sampling import Counters, Gauges, Missing, Resets, Sample
 from tests.conftest import TEMPLATE
+from tests.simulation.by_samples import being_sampled
 from tests.simulation.conditions import (
     Conditions,
     cancelling,
@@ -32,6 +34,7 @@ CANCELLING_IN_POSTGRES = (32, 39, 43)
 HEARING_IN_POSTGRES = (51, 57)
 PLACES_IN_POSTGRES = (61, 62)
 APART_IN_POSTGRES = (71, 72)
+SAMPLED_IN_POSTGRES = (81, 82)
 QUICK = {
     "claim_after_send": range(1, 6),
     "timeout_is_refused": range(1, 21),
@@ -63,6 +66,17 @@ def as_drawn(conditions: Conditions) -> Conditions:
     return conditions
 
 
+def by_counters(conditions: Conditions) -> Conditions:
+    """Let counters be sampled that people are asked about once they fall."""
+    return being_sampled(conditions, Counters(Resets.HOLD), conditions.window / 2)
+
+
+def by_gauges(conditions: Conditions) -> Conditions:
+    """Let gauges be sampled, and averages be billed."""
+    every = conditions.window / 2
+    return being_sampled(conditions, Gauges(Sample.AVERAGE, Missing.CARRY_LAST, every), every)
+
+
 @pytest.mark.parametrize("seed", [*SEEDS, *BROKE_ONCE])
 def test_a_life_ends_with_everything_equal(seed: int) -> None:
     """Nothing is lost, doubled or over at any moment, whatever goes wrong (B1, B2, B3, B4, B5, B6, B7, B11, B12, B13)."""
@@ -88,6 +102,7 @@ def test_a_life_can_be_lived_again() -> None:
         *((seed, hearing) for seed in HEARING_IN_POSTGRES),
         *((seed, in_places) for seed in PLACES_IN_POSTGRES),
         *((seed, keeping_apart) for seed in APART_IN_POSTGRES),
+        *zip(SAMPLED_IN_POSTGRES, (by_counters, by_gauges), strict=True),
     ],
 )
 def test_the_ledger_in_memory_is_the_real_one_s_twin(

@@ -18,6 +18,7 @@ from aggregator.ledger.passes.passes import Passes
 from aggregator.ledger.passes.running_totals import RunningTotals
 from aggregator.ledger.review.cancellations import Cancellations
 from aggregator.ledger.review.in_doubt import InDoubt
+from aggregator.ledger.samples import Samples
 from tests.simulation.memory import MemoryMeters
 from tests.simulation.memory_adopting import MemoryAdopting
 from tests.simulation.memory_cancelling import MemoryCancellations
@@ -28,6 +29,7 @@ from tests.simulation.memory_in_doubt import MemoryInDoubt
 from tests.simulation.memory_notifications import MemoryNotifications
 from tests.simulation.memory_outbox import MemoryOutbox
 from tests.simulation.memory_passes import MemoryPasses
+from tests.simulation.memory_samples import MemorySamples
 from tests.simulation.memory_totals import MemoryRunningTotals
 from tests.simulation.memory_uploads import MemoryPlaces, MemoryUploads
 
@@ -35,6 +37,7 @@ TWINS: dict[type, type] = {
     MemoryMeters: Meters,
     MemoryPasses: Passes,
     MemoryRunningTotals: RunningTotals,
+    MemorySamples: Samples,
     MemoryOutbox: Outbox,
     MemoryInDoubt: InDoubt,
     MemoryIdentity: LedgerIdentity,
@@ -50,12 +53,13 @@ TWINS: dict[type, type] = {
 NOT_LIVED: dict[type, set[str]] = {
     Meters: {"look", "memory", "note_unstable", "redefine"},
     Passes: {"preview"},
-    RunningTotals: {"of_all", "recount", "recounted"},
+    RunningTotals: {"of_all"},
     Outbox: {"clock_set_back", "planned_by", "waiting"},
     InDoubt: {"sent_silently"},
     LedgerIdentity: {"accounts", "follow", "remarks"},
     Cancellations: {"candidates", "undecided"},
     Notifications: {"last_pass_at", "poll_states"},
+    Samples: {"gaps", "states"},
     Uploads: {"listed", "of_range", "reject", "states"},
 }
 """Verbs that no life needs: they serve a person's commands, a daemon's reports, or sinks of another kind."""

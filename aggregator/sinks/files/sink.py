@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from decimal import Decimal
 
+from aggregator.core import age_limits
 from aggregator.core.model import Bounds, Event, Limits, Span, WriteModel, Written
 from aggregator.errors import AggregatorError, SinkError, SinkUnreachable
 from aggregator.runtime.redact import named, redacted
@@ -20,8 +21,8 @@ LIMITS = Limits(
     # A file says nothing of what was counted. The account behind it can be asked, by a sink that goes there.
     proof=None,
     reads_by=None,
-    # 35 days, as for events that are sent one by one, less an hour on the way. A person who carries a file takes longer.
-    past=dt.timedelta(days=35) - dt.timedelta(hours=1),
+    # As for events that are sent one by one. A person who carries a file takes longer than the margin.
+    past=age_limits.STRIPE - age_limits.MARGIN,
     # docs.stripe.com/billing/subscriptions/usage-based/recording-usage-api
     significant_digits=15,
     identifier_length=100,

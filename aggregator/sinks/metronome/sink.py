@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from decimal import Decimal
 
+from aggregator.core import age_limits
 from aggregator.core.model import Encoding, Event, Limits, Span, WriteModel
 from aggregator.core.rate_limit import Pace
 from aggregator.core.windows import HOUR
@@ -27,11 +28,10 @@ from aggregator.sinks.responses import Response, no_longer_fed
 
 LIMITS = Limits(
     write_model=WriteModel.DELTA,
-    # A transaction_id is remembered for 34 days (docs.metronome.com, send usage events). A day less: for clocks that differ,
-    # and for requests that arrive late.
-    memory=dt.timedelta(days=33),
-    # 34 days on the same page, less an hour, so that nothing becomes too old on its way.
-    past=dt.timedelta(days=34) - dt.timedelta(hours=1),
+    # A transaction_id is remembered for as long as usage is taken (docs.metronome.com, send usage events). A day less: for
+    # clocks that differ, and for requests that arrive late.
+    memory=age_limits.METRONOME - dt.timedelta(days=1),
+    past=age_limits.METRONOME - age_limits.MARGIN,
     # 24 hours on the same page, less what clocks differ by.
     future=dt.timedelta(hours=23),
     # Usage shows events at once (API reference, ingest events), without a bound. A day, and two hours for a request that

@@ -4,6 +4,7 @@ import datetime as dt
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from aggregator.core import age_limits
 from aggregator.core.model import Bulk, Limits, WriteModel
 from aggregator.sinks.http_sink import batch
 from aggregator.sinks.stripe.stream import AT_ONCE
@@ -19,8 +20,7 @@ LIMITS = Limits(
     # Summaries are eventually consistent, without a bound (docs.stripe.com/api/billing/meter-event-summary); identifiers
     # are remembered for 24 hours. Two more are for a request that arrives late.
     proof=dt.timedelta(hours=26),
-    # 35 days on the same page, less an hour, so that nothing becomes too old on its way.
-    past=dt.timedelta(days=35) - dt.timedelta(hours=1),
+    past=age_limits.STRIPE - age_limits.MARGIN,
     # docs.stripe.com/billing/subscriptions/usage-based/recording-usage-api
     significant_digits=15,
     identifier_length=100,

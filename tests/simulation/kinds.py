@@ -1,0 +1,18 @@
+"""Kinds of lives with dice of their own, beside those that are drawn: which differ by how a meter is read."""
+
+from collections.abc import Callable
+from typing import Any
+
+from tests.simulation.by_cursor import drawn_by_cursor
+from tests.simulation.by_samples import drawn_sampled
+from tests.simulation.conditions import Conditions, drawn
+from tests.simulation.life import Life, Lived, live, outcome
+
+Drawn = Callable[[int, Any, Any], Conditions]
+
+KINDS: dict[str, Callable[[int, Drawn], Conditions]] = {"cursor": drawn_by_cursor, "samples": drawn_sampled}
+
+
+def live_kind(seed: int, kind: str = "", kept: int = 60) -> Lived:
+    """Live the life of a seed of a kind; without one, as it is drawn."""
+    return outcome(Life(seed, conditions=KINDS[kind](seed, drawn), kept=kept)) if kind else live(seed, kept)
