@@ -1,0 +1,83 @@
+"""A ledger that is set back, of meters that are sampled: what was sampled since is lost, and may be billed already."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from aggregator.adoption.adopter import Adopter
+from aggregator.core.sampling import Counters, Gauges, Missing, Reads, Resets, Sample
+from aggregator.ledger.database import Database
+from tests.postgres.restore import PinnedWorld, back_up, restore
+from tests.postgres.sampled_world import EVERY, SampledWorld
+from tests.postgres.world import MINUTE
+
+pytestmark = pytest.mark.usefixtures("says_what_changed")
+
+
+class PinnedSampledWorld(SampledWorld, PinnedWorld):
+    """A daemon that samples, with a heartbeat in a state directory."""
+
+    def adoption(self, *, without_readback: Sequence[str] = (), leave: Sequence[str] = ()) -> Adopter:
+        """Return what adopts this ledger, from samples."""
+        reads = {self.meter.name: self.sampled}
+        return Adopter(
+            self.ledger, [self.registered], reads, self.sinks, without_readback=without_readback, leave=leave
+        )
+
+
+def set_back(database: Database, directory: Path, reads: Reads, states: Sequence[int]) -> PinnedSampledWorld:
+    """Return a world whose ledger lost its second hour and was adopted; `states` are what stood there, sample by sample."""
+    world = PinnedSampledWorld(database, reads, directory=directory)
+    assert world.identity.check(world.now) is None
+    for minutes, state in zip((10, 50, 70), states, strict=False):
+        world.application.set("cus_a", state)
+        world.pass_by(0, minutes)
+    backup = back_up(database)
+    for minutes, state in zip((110, 130), states[3:], strict=False):
+        world.application.set("cus_a", state)
+        world.pass_by(0, minutes)
+    restore(database, backup)
+    world.adopt()
+    return world
+
+
+def go_on(world: PinnedSampledWorld, state: int) -> None:
+    """Let samples be taken for two hours."""
+    world.application.set("cus_a", state)
+    for _ in range(12):
+        world.now += 10 * MINUTE
+        world.collect()
+        world.deliver()
+
+
+def test_what_a_counter_rose_by_since_the_backup_waits_for_a_person(
+    database: Database, tmp_path: Path
+) -> None:
+    """Some of it is billed already, in a window that the ledger has lost; both sides wait, and go together."""
+    world = set_back(database, tmp_path, Counters(Resets.RESTART), [100, 107, 107, 120, 120])
+    assert world.booked("cus_a") == 20
+    go_on(world, 125)
+    assert world.booked("cus_a") == 20
+    held = world.rows(
+        "select delta, parked.reason from aggregator.parked join aggregator.event on event.id = event_id order by delta"
+    )
+    assert [delta for delta, _ in held] == [-13, 18]
+    assert "rose from 107 at 2026-11-01 01:10:00Z to 125, and the ledger was adopted since" in held[1][1]
+    world.outbox.release(
+        [event for (event,) in world.rows("select event_id from aggregator.parked")], world.now
+    )
+    world.deliver()
+    assert world.booked("cus_a") == 25
+    world.check_balance()
+
+
+def test_a_gauge_goes_on_with_what_stood_before(database: Database, tmp_path: Path) -> None:
+    """What was sampled since the backup is lost; the sample before stands for it, and comes to what was billed."""
+    world = set_back(database, tmp_path, Gauges(Sample.LAST, Missing.CARRY_LAST, EVERY), [5] * 5)
+    assert world.booked("cus_a") == 10
+    go_on(world, 5)
+    windows = world.one("select count(*) from aggregator.slot where quantity = 5")
+    assert world.booked("cus_a") == 5 * windows > 10
+    assert world.rows("select reason from aggregator.parked") == []
+    world.check_balance()
