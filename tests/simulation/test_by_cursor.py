@@ -7,7 +7,7 @@ import pytest
 
 from aggregator.core import deltas
 from aggregator.ledger.passes.spool import Spool
-from tests.simulation.by_cursor import Rows, drawn_by_cursor
+from tests.simulation.by_cursor import drawn_by_cursor
 from tests.simulation.conditions import drawn
 from tests.simulation.life import Life, Lived, outcome
 from tests.simulation.memory_totals import MemoryRunningTotals
@@ -71,23 +71,12 @@ def anybody_adds() -> Made:
     return [(MemoryRunningTotals, "_held", held)]
 
 
-def recounts_past_the_cursor() -> Made:
-    """A recount counts all rows there are, and the cursor adds those beyond it once more."""
-    real = Rows.recount
-
-    def recount(self: Rows, query: str, span: Any, upto: Any, known: Any) -> Any:
-        return real(self, query, span, upto + 1_000_000, known)
-
-    return [(Rows, "recount", recount)]
-
-
 def recounts_without_reading_again() -> Made:
     """What a recount found is not read again: it is on record, and nobody is billed for it."""
     return [(MemoryRunningTotals, "_reread", lambda *_: None)]
 
 
 BUGS = (
-    recounts_past_the_cursor,
     recounts_without_reading_again,
     barrier_ignored,
     cursor_moved_without_sums,
