@@ -70,8 +70,7 @@ COMMANDS = {
         "events": "Look at events that wait for a person, and decide about them.",
         "files": "Look at the files that were written, and record which ones you have uploaded.",
         "meters": (
-            "Compare meters with those in the Stripe accounts, and create, rename, deactivate or "
-            "reactivate them there."
+            "Compare meters with those in the Stripe accounts, change them there, or write them for Terraform."
         ),
         "adopt": (
             "Carry on with a ledger that was restored, failed over, copied or replaced, from what "

@@ -17,6 +17,7 @@ from aggregator.errors import SinkError, SinkHalted, UsageError
 
 if TYPE_CHECKING:
     from aggregator.config import Config
+    from aggregator.core.renaming import KnownLine
     from aggregator.sinks.stripe import AdminClient
     from aggregator.sinks.stripe.differences import Comparison, Known, MeterState
 
@@ -85,6 +86,23 @@ class Step(NamedTuple):
         return self.did in (Did.FAILED, Did.NOT_TRIED)
 
 
+class Elsewhere(NamedTuple):
+    """The active meters of a sink's account that no meter here feeds: they belong to somebody else, and are left alone."""
+
+    sink: str
+    meters: "Sequence[Known]"
+
+
+class InLedger(NamedTuple):
+    """What the ledger has on record of a meter at a sink, where that is not what is configured."""
+
+    meter: str
+    sink: str
+    text: str
+    is_wrong: bool = True
+    """Whether a person is to look at it; else it is only said."""
+
+
 @contextmanager
 def admins_of(config: "Config") -> "Iterator[dict[str, AdminClient]]":
     """Give an admin client for each sink that keeps meters, and close them at the end."""
@@ -110,6 +128,62 @@ def compare(admins: "Mapping[str, AdminClient]", names: Sequence[str]) -> list[L
             "by_customer`), make the meters in each: by a configuration that names it as `stripe_account`."
         )
     return sorted(lines, key=lambda line: (line.meter, line.admin.sink))
+
+
+def elsewhere(admins: "Mapping[str, AdminClient]", lines: Sequence[Line]) -> list[Elsewhere]:
+    """Return what the accounts have besides, as far as they answered before. Raises SinkError."""
+    silent = {line.admin.sink for line in lines if line.error}
+    asked = {line.admin.sink for line in lines} - silent
+    return [
+        Elsewhere(name, found)
+        for name, admin in admins.items()
+        if name in asked and (found := admin.others())
+    ]
+
+
+def compare_ledger(config: "Config", lines: Sequence[Line], *, every: bool) -> list[InLedger]:
+    """Return where the ledger has something else on record than these lines, or, of `every` meter, something more.
+
+    The ledger notes by what event name and in which account a sink counts a meter, once a process has begun to feed it.
+    Raises LedgerError.
+    """
+    from aggregator.wiring.app import open_ledger
+
+    with open_ledger(config, may_migrate=False, name="aggregator meters") as ledger:
+        known = ledger.meters.memory().lines
+    configured = {(line.meter, line.admin.sink) for line in lines}
+    places = {(each.meter, each.outlet.sink): each for each in known}
+    accounts = {line.admin.sink: line.admin for line in lines if not line.error}
+    found = [
+        InLedger(meter, sink, text)
+        for meter, sink in sorted(configured & places.keys())
+        for text in _at_odds(places[meter, sink], accounts.get(sink), meter)
+    ]
+    if every:
+        stripe = {line.admin.sink for line in lines}
+        left = sorted(place for place in places.keys() - configured if place[1] in stripe)
+        found += [InLedger(*place, _only_in_ledger(places[place]), is_wrong=False) for place in left]
+    return found
+
+
+def _at_odds(known: "KnownLine", admin: "AdminClient | None", meter: str) -> Iterator[str]:
+    """Say in what the ledger's record differs from the configuration and the account."""
+    if admin is None:
+        return
+    ours = admin.meters[meter].event_name
+    if known.outlet.kind != ours:
+        yield (
+            f"The ledger has fed it as event name {known.outlet.kind} so far, not as {ours}: corrections of what was billed "
+            "go where the configuration points."
+        )
+    account, noted = admin.account(), known.outlet.account
+    if account is not None and noted is not None and noted.split()[0] != account:
+        yield f"The ledger has fed account {noted.split()[0]}, and the key is of {account}."
+
+
+def _only_in_ledger(known: "KnownLine") -> str:
+    has = "has sent" if known.has_sent else "has sent nothing yet"
+    return f"Only in the ledger, as event name {known.outlet.kind}: it is not configured any more, and {has}."
 
 
 def carry_out(plan: Sequence[Line], now: dt.datetime) -> list[Step]:
@@ -214,6 +288,20 @@ def plain_line(line: Line, now: dt.datetime) -> dict[str, object]:
         "advice": found.advice(now) if found else None,
         "error": line.error,
     }
+
+
+def plain_elsewhere(found: Sequence[Elsewhere]) -> list[dict[str, object]]:
+    """Return meters that are left alone, for programs."""
+    return [
+        {
+            "sink": each.sink,
+            "event_name": known.event_name,
+            "display_name": known.display_name,
+            "stripe_id": known.id,
+        }
+        for each in found
+        for known in each.meters
+    ]
 
 
 def plain_step(step: Step) -> dict[str, object]:

@@ -15,14 +15,18 @@ import click
 
 from aggregator.cli.accounts import (
     WORDS,
+    Elsewhere,
     Line,
     Step,
     admins_of,
     carry_out,
     compare,
+    compare_ledger,
+    elsewhere,
     finding,
     one_meter,
     outcome_after,
+    plain_elsewhere,
     plain_line,
     plain_step,
     unsent,
@@ -31,7 +35,7 @@ from aggregator.cli.completion import MeterName
 from aggregator.cli.exit_codes import ExitCode, gravest
 from aggregator.cli.help import Commands
 from aggregator.cli.options import config_option, json_option, known_meters, load_config
-from aggregator.cli.printing import say, show_rows, write_json
+from aggregator.cli.printing import say, show_rows, write_json, write_raw
 from aggregator.core.shown import counted
 from aggregator.errors import UsageError
 from aggregator.runtime.terminal import printable
@@ -50,6 +54,9 @@ METER_STATES = {
     "wrong_mode": "wrong mode",
 }
 
+MOST_NAMED = 10
+"""Of the meters that are left alone, how many are named where a person reads."""
+
 yes_option = click.option("--yes", is_flag=True, help="Do it without asking you first.")
 sink_option = click.option(
     "--sink", help="The sink whose Stripe meter you mean. Needed if the meter feeds several Stripe sinks."
@@ -58,20 +65,28 @@ sink_option = click.option(
 
 @click.group(cls=Commands)
 def meters() -> None:
-    """Compare meters with those in the Stripe accounts, and create, rename, deactivate or reactivate them there."""
+    """Compare meters with those in the Stripe accounts, change them there, or write them for Terraform."""
 
 
 @meters.command()
 @click.argument("names", nargs=-1, metavar="[METER]...")
+@click.option(
+    "--ledger",
+    "with_ledger",
+    is_flag=True,
+    help="Also compare with what the ledger has on record: event names, accounts, meters that are no longer configured.",
+)
 @config_option
 @json_option
-def diff(config_path: Path, *, names: tuple[str, ...], as_json: bool) -> None:
+def diff(config_path: Path, *, names: tuple[str, ...], with_ledger: bool, as_json: bool) -> None:
     """Show where Stripe's meters differ from the configuration. Changes nothing.
+
+    Without METER, it also names the meters of each account that none here feeds: they are somebody else's, and left alone.
 
     \b
     Exit codes:
       0  all are equal
-      1  an account could not be asked
+      1  an account, or the ledger, could not be asked
       3  `aggregator meters apply` can fix it
       4  a person is needed, since this part of a Stripe meter cannot be changed
     """
@@ -80,14 +95,55 @@ def diff(config_path: Path, *, names: tuple[str, ...], as_json: bool) -> None:
     config = load_config(config_path)
     with admins_of(config) as admins:
         lines = compare(admins, known_meters(config, names))
+        others = [] if names else elsewhere(admins, lines)
+        noted = compare_ledger(config, lines, every=not names) if with_ledger else []
     now = utcnow()
-    outcome = gravest(line.outcome for line in lines)
+    odd = [ExitCode.PERSON_NEEDED for each in noted if each.is_wrong]
+    outcome = gravest([*(line.outcome for line in lines), *odd])
     if as_json:
-        write_json({"outcome": WORDS[outcome], "meters": [plain_line(line, now) for line in lines]})
+        found = {"meters": [plain_line(line, now) for line in lines], "elsewhere": plain_elsewhere(others)}
+        in_ledger = {"ledger": [each._asdict() for each in noted]} if with_ledger else {}
+        write_json({"outcome": WORDS[outcome], **found, **in_ledger})
     else:
         _show("meters and Stripe", lines, now)
-        say(_summary(lines))
+        if noted:
+            show_rows("the ledger", "meter sink finding=text", [each._asdict() for each in noted])
+        for each in others:
+            say(_left_alone(each))
+        say(_summary(lines, len(odd)))
     raise click.exceptions.Exit(outcome)
+
+
+@meters.command("export")
+@click.argument("names", nargs=-1, metavar="[METER]...")
+@click.option(
+    "--terraform",
+    is_flag=True,
+    required=True,
+    help="As resources of the provider stripe/stripe, with import blocks, for Terraform 1.5 or later.",
+)
+@click.option("--sink", help="Which Stripe sink. Needed if there are several: a file is for one account.")
+@config_option
+def export_meters(config_path: Path, *, names: tuple[str, ...], terraform: bool, sink: str | None) -> None:
+    """Write the Stripe meters of each METER, or of all, for another tool. Changes nothing.
+
+    A meter that the account has is written as it is there, with an import block, so that the tool takes it over and changes
+    nothing. One that it lacks is written as configured. Whatever else the account has is left out.
+    """
+    from aggregator.sinks.stripe.terraform import Exported, document
+
+    assert terraform, "there is no other form"
+    config = load_config(config_path)
+    with admins_of(config) as admins:
+        admin = _one_account(admins, sink)
+        wanted = [name for name in known_meters(config, names) if name in admin.meters]
+        if not wanted:
+            raise UsageError(f"None of these meters feeds the Stripe sink {admin.sink}.")
+        exported = []
+        for each in admin.compare(wanted):
+            needed = {meter.event_name: meter for meter in admin.meters[each.meter].needed}
+            exported.append(Exported(needed[each.event_name], each))
+    write_raw(document(exported))
 
 
 @meters.command()
@@ -235,11 +291,30 @@ def _question(plan: Sequence[Line]) -> str:
     return f"{said[0].upper()}{said[1:]}?"
 
 
-def _summary(lines: Sequence[Line]) -> str:
+def _one_account(admins: "Mapping[str, AdminClient]", sink: str | None) -> "AdminClient":
+    """Return the client of the account that is meant. Raises UsageError."""
+    if sink is not None and sink in admins:
+        return admins[sink]
+    if sink is None and len(admins) == 1:
+        return next(iter(admins.values()))
+    known = ", ".join(admins) or "none"
+    raise UsageError(f"Say with --sink which Stripe sink is meant; the configuration has: {known}.")
+
+
+def _left_alone(found: Elsewhere) -> str:
+    """Name meters that are somebody else's."""
+    names = [each.event_name for each in found.meters]
+    more = f" and {len(names) - MOST_NAMED} more (--json has all)" if len(names) > MOST_NAMED else ""
+    return f"Left alone at {found.sink}: {', '.join(names[:MOST_NAMED])}{more}, which no meter here feeds."
+
+
+def _summary(lines: Sequence[Line], odd: int = 0) -> str:
+    """Say what is left to do. `odd` is how often the ledger has something else on record."""
     by = [line.outcome for line in lines]
+    person = by.count(ExitCode.PERSON_NEEDED) + odd
     parts = [
         f"{by.count(ExitCode.WORK_LEFT)} to apply: `aggregator meters apply`" * (ExitCode.WORK_LEFT in by),
-        f"{by.count(ExitCode.PERSON_NEEDED)} for a person" * (ExitCode.PERSON_NEEDED in by),
+        f"{person} for a person" * (person > 0),
         f"{by.count(ExitCode.FAILED)} could not be asked" * (ExitCode.FAILED in by),
     ]
     return "; ".join(filter(None, parts)) + "." if any(parts) else "All meters are equal."

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
+import pygohcl
 import pytest
 
 from tests.system.harness import (
@@ -147,6 +148,76 @@ def test_an_account_that_does_not_answer_is_1(world: World) -> None:
     away, here = ran.json["meters"]
     assert (away["sink"], away["meter_state"], here["meter_state"]) == ("away", None, "equal")
     assert "cannot be reached" in away["error"]
+
+
+def test_meters_of_others_are_named_and_left_alone(world: World) -> None:
+    """Only where all meters are compared; they change nothing about how it ends, and `apply` does not touch them."""
+    ran = diff(world)
+    assert ran.code == 0
+    names = [each["event_name"] for each in ran.json["elsewhere"]]
+    assert len(names) == 112
+    assert (METER in names, "other_000" in names) == (False, True)
+    said = world.run("meters", "diff")
+    assert "Left alone at stripe: logins, " in said.out
+    assert "and 102 more (--json has all)" in said.out
+    assert diff(world, METER).json["elsewhere"] == []
+
+
+def test_the_ledger_is_compared_if_asked_for(world: World) -> None:
+    """An event name that it has not fed so far is 4; a meter that is no longer configured is only named."""
+    add_meter(world)
+    world.use_much(customers=1, minutes=1)
+    world.write()
+    assert world.run("meters", "apply", "--yes").code == 0
+    assert world.once().code == 0
+    equal = world.run("meters", "diff", "--ledger", "--json")
+    assert (equal.code, equal.json["ledger"]) == (0, []), equal.said
+    del world.config["meters"][NEW]
+    world.meter["stripe"] = {"event_name": OTHER_METER}
+    world.write()
+    ran = world.run("meters", "diff", "--ledger", "--json")
+    assert (ran.code, ran.json["outcome"]) == (4, "person_needed"), ran.said
+    wrong, gone = ran.json["ledger"]
+    assert (wrong["meter"], wrong["is_wrong"]) == (METER, True)
+    assert f"as event name {METER} so far, not as {OTHER_METER}" in wrong["text"]
+    assert (gone["meter"], gone["is_wrong"]) == (NEW, False)
+    assert "not configured any more" in gone["text"]
+    said = world.run("meters", "diff", "--ledger")
+    assert (said.code, "1 for a person." in said.out) == (4, True)
+    world.config["ledger"] = {"url": "postgresql://127.0.0.1:1/nothing"}
+    world.write()
+    assert world.run("meters", "diff", "--ledger").code == 1
+
+
+# -- export ---------------------------------------------------------------------------------------
+
+
+def test_export_writes_what_terraform_takes_over(world: World) -> None:
+    """What is there is imported by its id, what is missing comes without; nobody else's meter is among them."""
+    add_meter(world, display_name='Exports "$${var.secret}"')
+    world.write()
+    ran = world.run("meters", "export", "--terraform")
+    assert ran.code == 0, ran.said
+    found = pygohcl.loads(ran.out)
+    resources = found["resource"]["stripe_billing_meter"]
+    assert set(resources) == {METER, NEW}
+    assert resources[NEW]["display_name"] == 'Exports "${var.secret}"'
+    [known] = diff(world, METER).json["meters"]
+    assert found["import"] == {"to": f"stripe_billing_meter.{METER}", "id": known["stripe_id"]}
+    assert statuses(diff(world))[NEW] == "missing", "nothing was made"
+
+
+def test_a_file_is_for_one_account(world: World) -> None:
+    """With several Stripe sinks one is chosen; without --terraform there is nothing to write."""
+    world.config["sinks"]["away"] = {**world.sink, "api_base": "http://127.0.0.1:1"}
+    world.meter["sinks"] = ["stripe", "away"]
+    world.write()
+    several = world.run("meters", "export", "--terraform")
+    assert (several.code, several.out) == (2, "")
+    assert "Say with --sink which Stripe sink is meant" in several.err
+    assert world.run("meters", "export", "--terraform", "--sink", "stripe").code == 0
+    assert world.run("meters", "export", "--terraform", "--sink", "away").code == 1
+    assert world.run("meters", "export").code == 2
 
 
 # -- apply ----------------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ And what a person does there, by `aggregator meters` and `aggregator check`:
 admin.py            the account as a person works on it: one call after the other
 differences.py      what differs between a meter of ours and Stripe's; pure
 permissions.py      what the key may do
+terraform.py        Stripe meters as Terraform's provider for Stripe writes them; pure
 
 It imports what all sinks share, the runtime and the core; the wiring imports it, and commands import the pages for a person.
 Begin with `sink`, then `routes` and `meter_events`.

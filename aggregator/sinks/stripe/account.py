@@ -86,6 +86,13 @@ class Account:
             for each in meter.needed
         ]
 
+    async def others(self) -> list[Known]:
+        """Return the active meters that none of ours has an event name of, by event name. Raises as `problems` does."""
+        ours = {name for meter in self._meters.values() for name in meter.names}
+        with self._asking():
+            found = await self._list("active", None)
+        return [described(found[name]) for name in sorted(found) if name not in ours]
+
     async def identity(self) -> str | None:
         """Name the account and the mode, as `acct_1 live`; None if the key may not ask.
 
@@ -234,13 +241,19 @@ class Account:
         missing = event_names - found.keys()
         return found | (await self._list("inactive", missing) if missing else {})
 
-    async def _list(self, status: Literal["active", "inactive"], event_names: set[str]) -> dict[str, "Meter"]:
-        """Read all pages: Stripe offers no filter by event name."""
+    async def _list(
+        self, status: Literal["active", "inactive"], event_names: set[str] | None
+    ) -> dict[str, "Meter"]:
+        """Read all pages, for these event names or for all: Stripe offers no filter by event name."""
         found: dict[str, Meter] = {}
         params: MeterListParams = {"status": status, "limit": PAGE}
         for _ in range(MOST_PAGES):
             page = await self._client.api.v1.billing.meters.list_async(params, self._options)
-            found |= {meter.event_name: meter for meter in page.data if meter.event_name in event_names}
+            found |= {
+                meter.event_name: meter
+                for meter in page.data
+                if event_names is None or meter.event_name in event_names
+            }
             if not page.has_more or found.keys() == event_names:
                 return found
             params["starting_after"] = page.data[-1].id

@@ -195,6 +195,10 @@ class AdminClient:
         """Compare these meters of ours with the account's, in their order."""
         return self._loop.ask(lambda there: there.account.comparisons(names))
 
+    def others(self) -> list[Known]:
+        """Return the active meters of the account that none of ours feeds: they belong to somebody else."""
+        return self._loop.ask(lambda there: there.account.others())
+
     def account(self) -> str | None:
         """Name the account, as `acct_1`; None if the key may not ask."""
         named = self._loop.ask(lambda there: there.account.identity())
