@@ -69,6 +69,9 @@ COMMANDS = {
     "Decide": {
         "events": "Look at events that wait for a person, and decide about them.",
         "files": "Look at the files that were written, and record which ones you have uploaded.",
+        "cutover": (
+            "Let customers move from one sink to another, each at a time of their own, and report what both sinks billed."
+        ),
         "meters": (
             "Compare meters with those in the Stripe accounts, change them there, or write them for Terraform."
         ),

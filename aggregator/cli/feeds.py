@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 Rows = Mapping[tuple[str, str], "FeedStatus"]
 
+CUTOVERS = "`aggregator cutover list`"
 
 class FeedFinding(NamedTuple):
     """Something about a meter that `check` says: a `note`, or what is `wrong`."""
@@ -34,7 +35,9 @@ def report_feeds(config: "Config", statuses: "Iterable[FeedStatus]", now: dt.dat
             continue
         if row.lost_from is not None and row.lost_until is not None:
             yield report_lost(row.meter, row.sink, Span(row.lost_from, row.lost_until), row.until)
-        if row.shadow:
+        if row.parted:
+            yield f"Customers of {row.meter} move to or from {row.sink}, each at a time of their own: {CUTOVERS}."
+        elif row.shadow:
             yield f"{row.sink} gets {row.meter} in shadow: its events are planned and recorded, and never sent."
         elif row.shadow_until is not None and now - row.shadow_until < age_limits.FURTHEST:
             yield f"{row.sink} had {row.meter} in shadow until {at(row.shadow_until)}: what was planned so stays unsent."
@@ -73,7 +76,10 @@ def _clashes(meter: "Meter", rows: Rows) -> Iterator[FeedFinding]:
         yield FeedFinding(meter.name, "note", "all of its sinks are shadows, so nothing of it is billed")
         return
     stretches = [Stretch(fed.sink, _begin(meter, fed, rows), fed.bill_until) for fed in billing]
+    parted = {sink for (name, sink), row in rows.items() if name == meter.name and row.parted}
     for clash in clashes(stretches):
+        if clash.sinks and parted.issuperset(clash.sinks):
+            continue  # of each customer, one of the two
         yield FeedFinding(meter.name, "note" if clash.sinks else "wrong", _clash(clash))
     ends = [fed.bill_until for fed in billing if fed.bill_until is not None]
     if len(ends) == len(billing):
@@ -108,6 +114,9 @@ def _begin(meter: "Meter", fed: "FedSink", rows: Rows) -> dt.datetime:
 
 
 def _shadow(fed: "FedSink", row: "FeedStatus | None") -> Iterator[str]:
+    if row is not None and row.parted:
+        yield f"customers move to or from {fed.sink}, each at a time of their own: {CUTOVERS}"
+        return
     if fed.shadow:
         yield f"{fed.sink} gets it in shadow: events are planned and recorded, and never sent"
         return

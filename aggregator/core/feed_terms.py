@@ -6,7 +6,8 @@ Rules
 - `bill_from` says since when, be it before the mark or after it, and never before the meter's `start_at`. Without it a sink
   begins at the mark, so that nothing is billed again that was billed before, elsewhere.
 - Windows that terms open are planned by the next passes: `read_until` is how far a feed is, and lags behind the mark then.
-- A feed whose shadow ends begins with the first window that was not read yet, unless `bill_from` says otherwise.
+- A feed whose shadow ends begins with the first window that was not read yet, unless `bill_from` says otherwise; or, where
+  customers moved to it one by one, where it began: what each of them is billed through it is for `cutover` to say.
 - Windows that a feed lacks and its source no longer has are lost to it: named until the rows are back, or until `bill_from`
   gives them up.
 """
@@ -29,6 +30,8 @@ class FeedCoverage(NamedTuple):
     read_until: dt.datetime
     lost: Span | None = None
     """Windows that were never planned for it, and that its source no longer has."""
+    parted: bool = False
+    """Whether customers move to it, or away, at times of their own."""
 
     @property
     def done(self) -> bool:
@@ -48,7 +51,7 @@ def changed(coverage: FeedCoverage, terms: Terms, mark: dt.datetime, start_at: d
     if terms.bill_from is not None:
         since = max(terms.bill_from, start_at)
     else:
-        since = max(coverage.since, mark) if ends else coverage.since
+        since = max(coverage.since, mark) if ends and not coverage.parted else coverage.since
     read_until = since if since < coverage.since else max(_within(coverage.read_until, coverage.until), since)
     return FeedCoverage(
         since,
@@ -57,6 +60,7 @@ def changed(coverage: FeedCoverage, terms: Terms, mark: dt.datetime, start_at: d
         mark if ends else coverage.shadow_until,
         _within(read_until, terms.bill_until),
         None if since < coverage.since else _cut(coverage.lost, since, terms.bill_until),
+        coverage.parted,
     )
 
 

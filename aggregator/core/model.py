@@ -377,7 +377,8 @@ class Change(NamedTuple):
     again: bool = False
     """Whether its latest event came to nothing, or may have been undone: where it stands is to be said once more."""
     shadow: bool = False
-    """Whether the slot's latest event was planned in shadow: the sink has nothing for a correction to correct."""
+    """Whether the slot's latest event was planned in shadow: the sink has nothing for a correction to correct. Of a new
+    slot, whether another sink bills it."""
     newer: bool = False
     """Whether it has not changed, and is here because an older window of the customer has: it may have to follow that."""
     unsaid: bool = False

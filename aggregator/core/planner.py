@@ -13,7 +13,7 @@ Rules
 - A decrease is held for a person, or for a cancellation, unless the meter says `decreases: apply`; one that is suspiciously
   large is held anyway, and one that replaces the proposal of a repair only a person releases.
 - What is planned in shadow is decided as if it were sent, and never is. A slot that was begun in shadow stays there: its
-  sink has nothing that a correction could correct.
+  sink has nothing that a correction could correct. Of a slot that is new, `cutover` may say so.
 - An increase that runs into one of the meter's guards is held for a person (see `guards`). All else goes out.
 - What a person is to see of a reading (a gap, a counter that fell) is held with the reason that came with it.
 - Where a query is proven to change by itself, five events of a slot go; then a person is asked, and the slot stands still.
@@ -227,7 +227,7 @@ def _decide_new(change: Change, unit: Decimal, policy: Policy) -> Decision:
     event = None
     if delta:
         at = stamp(change.window_start, policy.window, 0, used_at=change.at, stamped_at=None)
-        if policy.plain and at >= policy.oldest and ZERO < delta < policy.surely_fits:
+        if policy.plain and not change.shadow and at >= policy.oldest and ZERO < delta < policy.surely_fits:
             name = policy.identifiers.of(change.customer, change.window_start, 0, change.dimensions)
             event = build(Planned, (change.event, 0, delta, delta, at, name, DUE, None, None))
         else:

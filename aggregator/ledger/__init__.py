@@ -7,6 +7,7 @@ identity        whether this is the ledger that it was
 meters, feeds   who a meter is, its mark, and who may write for it now; and on what terms it feeds each sink
 customers       mappings from keys to billing customers, what each key had before, and what waits for a customer
 customer_names  customers by the beginning of their names, for shells
+cutovers        since when a customer is billed by another sink
 meter_names     what each meter fed under which name
 combinations    what the numbers of combinations of dimensions stand for
 configurations  which configuration of the meters is in force, and what it was before

@@ -13,18 +13,20 @@ from typing import Any, NamedTuple
 
 from psycopg.types.range import TimestamptzRange
 
+from aggregator.core.cutover import Moves, why_not_terms
 from aggregator.core.feed_terms import FeedCoverage, changed, joined
 from aggregator.core.model import Meter, Span, WriteModel
+from aggregator.errors import MeterRefused
 from aggregator.ledger.database import Connection
 from aggregator.ledger.outbox import first_use
 
 FIND_FEED = """
-select id, since, until, shadow, shadow_until, read_until, lost, cleared_until > 0 from aggregator.feed
+select id, since, until, shadow, shadow_until, read_until, lost, parted, cleared_until > 0 from aggregator.feed
  where meter_id = %(meter_id)s and sink_id = %(sink_id)s
 """
 
 FIND_FEEDS = """
-select id, since, until, shadow, shadow_until, read_until, lost, cleared_until > 0 from aggregator.feed
+select id, since, until, shadow, shadow_until, read_until, lost, parted, cleared_until > 0 from aggregator.feed
  where id = any(%(feeds)s)
 """
 
@@ -39,6 +41,12 @@ update aggregator.feed
    set since = %(since)s, until = %(until)s, shadow = %(shadow)s, shadow_until = %(shadow_until)s,
        read_until = %(read_until)s, lost = %(lost)s
  where id = %(feed_id)s
+"""
+
+CUTOVERS_OF = """
+select min(at) filter (where to_feed = %(feed)s), max(at) filter (where from_feed = %(feed)s),
+       coalesce(bool_or(customer is null), false)
+  from aggregator.cutover where %(feed)s in (from_feed, to_feed)
 """
 
 FIND_MARK = "select mark from aggregator.meter where id = %(meter_id)s"
@@ -75,6 +83,10 @@ class Feed(NamedTuple):
     shadow: bool = False
     """Whether nothing of it is sent; `shadowed`, whether some of its slots may have been planned so."""
     shadowed: bool = False
+    parted: bool = False
+    """Whether customers move to it, or away, at times of their own."""
+    rest_shadowed: bool = False
+    """Whether it is a shadow then for those who do not."""
     model: WriteModel = WriteModel.DELTA
     """What the sink books of its events, once somebody who knows the sink has said so."""
     keeps_order: bool = True
@@ -103,6 +115,8 @@ def register(connection: Connection, meter_id: int, meter: Meter, sink: str, sin
         row = connection.execute(FIND_FEED, key).fetchone()
         assert row is not None, "a feed stays"
         coverage = changed(_coverage(row), terms, mark, meter.start_at)
+        if coverage.parted:
+            _keep_moved(connection, feed_id, meter, sink, coverage)
         change(connection, feed_id, coverage)
         connection.execute(READ_DEEP, key)
         connection.execute(TAKE_AWAY, key)
@@ -112,6 +126,17 @@ def register(connection: Connection, meter_id: int, meter: Meter, sink: str, sin
         connection.execute(READ_DEEP, key)
         connection.execute(TAKE_AWAY, key)
     return as_it_is(Feed(feed_id, sink, sink_id, coverage.since), coverage)
+
+
+def _keep_moved(
+    connection: Connection, feed_id: int, meter: Meter, sink: str, coverage: FeedCoverage
+) -> None:
+    """Raise MeterRefused if, by its terms, a feed would bill windows of customers who move twice, or not at all."""
+    row = connection.execute(CUTOVERS_OF, {"feed": feed_id}).fetchone()
+    assert row is not None, "an aggregate has a row"
+    refused = why_not_terms(meter.name, sink, coverage, Moves._make(row))
+    if refused is not None:
+        raise MeterRefused(refused)
 
 
 def coverages(connection: Connection, feeds: Iterable[Feed]) -> list[FeedCoverage]:
@@ -132,8 +157,10 @@ def as_it_is(feed: Feed, coverage: FeedCoverage) -> Feed:
     return feed._replace(
         since=coverage.since,
         until=coverage.until,
-        shadow=coverage.shadow,
-        shadowed=coverage.shadow or coverage.shadow_until is not None,
+        shadow=coverage.shadow and not coverage.parted,
+        shadowed=coverage.shadow or coverage.shadow_until is not None or coverage.parted,
+        parted=coverage.parted,
+        rest_shadowed=coverage.shadow,
     )
 
 
@@ -143,9 +170,9 @@ def fed_until(coverages: Iterable[FeedCoverage], mark: dt.datetime) -> dt.dateti
 
 
 def _coverage(row: tuple[Any, ...]) -> FeedCoverage:
-    _, since, until, shadow, shadow_until, read_until, lost, _ = row
+    _, since, until, shadow, shadow_until, read_until, lost, parted, _ = row
     span = None if lost is None else Span(lost.lower, lost.upper)
-    return FeedCoverage(since, until, shadow, shadow_until, read_until, span)
+    return FeedCoverage(since, until, shadow, shadow_until, read_until, span, parted)
 
 
 def _mark(connection: Connection, statement: str, meter_id: int) -> dt.datetime:

@@ -9,6 +9,7 @@ import uuid
 from aggregator.ledger.adoption import Adopting
 from aggregator.ledger.configurations import Configurations
 from aggregator.ledger.customers import Customers
+from aggregator.ledger.cutovers import Cutovers
 from aggregator.ledger.database import Database, ledger_id_of
 from aggregator.ledger.drift import DriftReport
 from aggregator.ledger.facts import Facts
@@ -66,6 +67,7 @@ class Ledger:
         self.identity = LedgerIdentity(database, counter, failover)
         self.meters = Meters(database, who, lease)
         self.customers = Customers(database)
+        self.cutovers = Cutovers(database)
         self.passes = Passes(database, lease, monotonic, self.identity)
         self.running_totals = RunningTotals(database, self.identity)
         self.samples = Samples(database, self.identity)

@@ -22,7 +22,8 @@ select name, mark, formerly, read,
 # What was planned to be sent, and how far: a line in shadow feeds nothing.
 FIND_LINES = """
 select meter.name, sink.name, coalesce(feed.account, sink.account), feed.called,
-       case when not feed.shadow and exists (select from aggregator.slot where slot.feed_id = feed.id and tail is not null)
+       case when (not feed.shadow or feed.parted)
+             and exists (select from aggregator.slot where slot.feed_id = feed.id and tail is not null)
             then feed.read_until end,
        feed.cleared_until > 0 and exists (select from aggregator.claim where claim.sink_id = sink.id)
   from aggregator.feed

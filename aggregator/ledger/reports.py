@@ -23,11 +23,11 @@ select meter.name, sink.name, meter.mark, meter.start_at, meter.window_seconds,
        (select count(*) from aggregator.guarded where guarded.meter_id = meter.id),
        exists (select from aggregator.unstable
                 where unstable.meter_id = meter.id and unstable.fingerprint = meter.fingerprint),
-       feed.since, feed.until, feed.shadow, feed.shadow_until, lower(feed.lost), upper(feed.lost),
+       feed.since, feed.until, feed.shadow and not feed.parted, feed.shadow_until, lower(feed.lost), upper(feed.lost),
        case when feed.until is not null
             then (select max(window_start) from aggregator.slot
                    where slot.feed_id = feed.id and window_start >= feed.until and tail is not null) end,
-       feed.stopped_reason, feed.stopped_at, feed.cleared_at, feed.cleared_by
+       feed.stopped_reason, feed.stopped_at, feed.cleared_at, feed.cleared_by, feed.parted
   from aggregator.feed
   join aggregator.meter on meter.id = feed.meter_id
   join aggregator.sink on sink.id = feed.sink_id
@@ -213,6 +213,8 @@ class FeedStatus(NamedTuple):
     cleared_at: dt.datetime | None
     """Since when all of it may be sent, and who or what said so; None while the sink is still to be asked."""
     cleared_by: str | None
+    parted: bool = False
+    """Whether customers move to it, or away, at times of their own."""
 
 
 class SilentCustomer(NamedTuple):

@@ -30,7 +30,8 @@ from aggregator.ledger.passes.spool import Spool
 ALL_ROWS = "select set_config('cursor_tuple_fraction', '1', true)"
 
 FEEDS = """
-select feed.id, meter.name, sink.name, meter.id, feed.ordered, feed.shadow or feed.shadow_until is not null,
+select feed.id, meter.name, sink.name, meter.id, feed.ordered,
+       feed.shadow or feed.shadow_until is not null or feed.parted,
        feed.since, feed.until, meter.mark, feed.read_until, meter.reread_from,
        (select count(*) from aggregator.unread
          where unread.meter_id = meter.id and window_start >= %(start)s and window_start < %(end)s),

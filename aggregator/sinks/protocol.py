@@ -70,6 +70,22 @@ class Admission(Protocol):
         ...
 
 
+class Readiness(NamedTuple):
+    """Whether a customer can be billed by a sink: what keeps them from it, and what a person is to see to, in sentences."""
+
+    missing: tuple[str, ...] = ()
+    unseen: tuple[str, ...] = ()
+
+
+@runtime_checkable
+class TakesCustomersOver(Protocol):
+    """A sink that says of a customer whether they can be billed there from an instant on. Nothing is changed by asking."""
+
+    def readiness(self, customer: str, at: datetime, now: datetime, *, parallel: bool) -> Readiness:
+        """Say what is missing. With `parallel`, what was used before is sent too, and not to be billed. Raises SinkError."""
+        ...
+
+
 class Destination(Totals, Admission, Protocol):
     """What holds for a sink of either kind."""
 

@@ -224,6 +224,7 @@ create table aggregator.feed (
     lost           tstzrange,
     shadow         boolean not null default false,
     shadow_until   timestamptz,
+    parted         boolean not null default false,
     ordered        boolean not null default false,
     account        text,
     called         text,
@@ -247,6 +248,8 @@ comment on column aggregator.feed.lost is
 comment on column aggregator.feed.shadow is 'Whether events are planned and recorded, and never sent.';
 comment on column aggregator.feed.shadow_until is
     'Up to where the meter had been read when the shadow ended: what was planned in shadow stays unsent.';
+comment on column aggregator.feed.parted is
+    'Customers move to it, or away, at times of their own: of each window only one of the two feeds sends.';
 comment on column aggregator.feed.ordered is
     'Each customer''s events leave in the order they were planned, since the last one is what is billed.';
 comment on column aggregator.feed.account is 'The account, or the place, that it feeds; null: the sink does not say.';
@@ -260,6 +263,44 @@ comment on column aggregator.feed.asked_at is 'When the sink was first asked.';
 comment on column aggregator.feed.stopped_at is
     'Since when nothing is sent, because the sink holds usage that this ledger did not send; null: it holds none.';
 comment on column aggregator.feed.stopped_reason is 'What it holds, in words.';
+
+create table aggregator.cutover (
+    id        bigint generated always as identity primary key,
+    from_feed integer not null references aggregator.feed,
+    to_feed   integer not null references aggregator.feed,
+    customer  text collate "C" check (customer <> ''),
+    at        timestamptz not null,
+    parallel  boolean not null,
+    made_at   timestamptz not null,
+    made_by   text not null,
+    reason    text,
+    check (from_feed <> to_feed)
+);
+create unique index cutover_from on aggregator.cutover (from_feed, coalesce(customer, ''));
+create unique index cutover_to on aggregator.cutover (to_feed, coalesce(customer, ''));
+comment on table aggregator.cutover is
+    'Since when a customer is billed through another feed of the same meter: one instant, which both feeds go by.';
+comment on column aggregator.cutover.customer is 'Whose windows these are; null: of everybody without a row of their own.';
+comment on column aggregator.cutover.at is
+    'Windows that begin before it are sent through `from_feed`, later ones through `to_feed`; the other plans them in shadow.';
+comment on column aggregator.cutover.parallel is
+    'Whether `to_feed` sends the windows before it as well, to a sink that makes no invoice of them.';
+
+-- What was planned by a cutover stays planned so. Neither may one be made, moved or taken back where windows were read.
+create function aggregator.keep_cutover() returns trigger language plpgsql as $$
+begin
+    if exists (select from aggregator.feed join aggregator.meter on meter.id = feed.meter_id
+                where feed.id = coalesce(old.from_feed, new.from_feed)
+                  and meter.mark > least(coalesce(old.at, 'infinity'), coalesce(new.at, 'infinity'))) then
+        raise exception using message = 'aggregator: windows that were read keep the cutover they were planned by',
+            errcode = 'integrity_constraint_violation';
+    end if;
+    return coalesce(new, old);
+end
+$$;
+
+create trigger cutover_is_ahead
+    before insert or update or delete on aggregator.cutover for each row execute function aggregator.keep_cutover();
 """
 
 # What each pass did, and what the source said that is billed to nobody, or not yet.

@@ -1,4 +1,7 @@
-"""docs/moving.md, lived through: its two configurations one after the other, with late rows on both sides of the instant."""
+"""docs/moving.md, lived through: its first two configurations in turns, with late rows on both sides of the instant.
+
+Its last part, which goes customer by customer, is followed in tests/system/test_cutover.py.
+"""
 
 import datetime as dt
 import re
@@ -19,6 +22,7 @@ ENV = {
     "APP_DATABASE_URL": "postgresql://reader@db/app",
     "STRIPE_API_KEY": "rk_live_1",
     "NEXT_API_KEY": "rk_live_2",
+    "METRONOME_TOKEN": "token",
 }
 NAME = "api_requests"
 HOUR = dt.timedelta(hours=1)
@@ -40,7 +44,7 @@ def test_the_page_moves_a_meter_without_a_gap_and_without_a_double_bill(
     database: Database, tmp_path: Path
 ) -> None:
     """In shadow everything is planned and nothing sent; after T each window is at one sink, late rows included."""
-    shadow, moved = configured(tmp_path)
+    shadow, moved, _ = configured(tmp_path)
     old, new, source = FakeSink("stripe"), FakeSink("next"), FakeSource()
     before = World(database, meter=replace(shadow, terms=()), source=source, sinks=[old])
     start = shadow.start_at

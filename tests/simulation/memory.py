@@ -92,12 +92,20 @@ class FeedRow:
     """What the sink holds that is not ours."""
     called: str = ""
     """By what name the sink counts it."""
+    parted: bool = False
+    """Whether customers move to it, or away, at times of their own."""
 
     @property
     def coverage(self) -> FeedCoverage:
         """What the feed bills, and how far it is."""
         return FeedCoverage(
-            self.since, self.until, self.shadow, self.shadow_until, self.read_until, self.lost
+            self.since,
+            self.until,
+            self.shadow,
+            self.shadow_until,
+            self.read_until,
+            self.lost,
+            self.parted,
         )
 
     @coverage.setter
@@ -490,7 +498,7 @@ class MemoryMeters:
             )
             if feed is None:
                 coverage = joined(meter.terms_of(sink), row.mark, meter.start_at)
-                feed = FeedRow(len(tables.feeds) + 1, row.id, sink_id, *coverage)
+                feed = FeedRow(len(tables.feeds) + 1, row.id, sink_id, *coverage[:-1])
                 tables.feeds[feed.id] = feed
                 tables.slots[feed.id] = {}
                 if coverage.read_until < row.mark:

@@ -74,6 +74,7 @@ COMMANDS = {
     "adopt": ("adopt",),
     "usage": ("usage", METER, "--from", "{start}", "--live", "--json"),
     "parity": ("parity", METER, "--from", "{start}", "--to", "{start}"),
+    "cutover": ("cutover", "list", "--json"),
     "reconcile": ("reconcile", METER, "--json"),
     "explain": ("explain", METER, "--customer", "cus_0", "--window", "{start}", "--live", "--json"),
     "statement": ("statement", "cus_0", "--json"),

@@ -33,7 +33,7 @@ GLOSSARY = """
 source, meter, definition, window, pass, reading, dimension, combination, key, mapping, slot, ledger, mark, delay,
 commit barrier, revisit, sample, series, glance, backfill, restate, lease, epoch, event, identifier, revision,
 correction, delta, total, carry, move, outbox, claim, attempt, sink, transport, share, feed, shadow, verdict, held,
-guard, refused, in doubt, dismissed, unmapped, halted, report, notification, readback, cancellation, parity, adopt,
+guard, refused, in doubt, dismissed, unmapped, halted, report, notification, readback, cancellation, cutover, parity, adopt,
 sandbox
 """
 """Every word with a meaning of its own here. A new one is added to the table and to this list."""

@@ -30,7 +30,7 @@ BATCH = 20_000
 FIND_FEEDS = """
 select feed.id, meter.name, feed.since, feed.until, feed.cleared_until, feed.asked, feed.asked_at
   from aggregator.feed join aggregator.meter on meter.id = feed.meter_id
- where feed.sink_id = %(sink_id)s and feed.cleared_at is null and not feed.shadow
+ where feed.sink_id = %(sink_id)s and feed.cleared_at is null and (not feed.shadow or feed.parted)
    and (%(feeds)s::int[] is null or feed.id = any(%(feeds)s))
  order by feed.id
 """

@@ -148,7 +148,8 @@ behind as (
 
 # Ordered by customer and combination, because a carry flows through the slots of both one after the other. What a new slot
 # does not have is null, and costs nothing; its own number is the one that is reserved for its first event. Only where a feed
-# was in shadow once, it is looked whether a slot's latest event is.
+# was in shadow once, it is looked whether a slot's latest event is. Where customers move from one feed to another, both look
+# at the same instant for what is new: `core.cutover.is_shadow` says the same.
 WHAT_IS_KNOWN = """
 select found.slot_id,
        nextval('aggregator.event_id'),
@@ -164,7 +165,15 @@ select found.slot_id,
        case when parked.state <> 'in_doubt' then waiting.delta end,
        found.replan,
        case when %(shadowed)s and found.tail is not null
-            then (select event.state = 'shadow' from aggregator.event where event.id = found.tail) else false end,
+            then (select event.state = 'shadow' from aggregator.event where event.id = found.tail)
+            when %(parted)s
+            then coalesce((select case when cutover.from_feed = %(feed_id)s then cutover.at <= found.window_start
+                                       else cutover.at > found.window_start and not cutover.parallel end
+                             from aggregator.cutover
+                            where %(feed_id)s in (cutover.from_feed, cutover.to_feed)
+                              and (cutover.customer = found.customer or cutover.customer is null)
+                            order by cutover.customer nulls last limit 1), %(rest_shadowed)s)
+            else false end,
        found.newer, found.combination
 """
 
@@ -326,6 +335,8 @@ def changes(
         "until": feed.until or span.end,
         "newer_until": span.end if more else feed.until,
         "shadowed": feed.shadowed,
+        "parted": feed.parted,
+        "rest_shadowed": feed.rest_shadowed,
         "exact": not noise,
         "noise": noise,
         "unit": unit,
@@ -353,7 +364,8 @@ def _change(row: tuple[Any, ...], combinations: Known) -> Change:
     if slot is None:
         trouble = AWAITING if tail else UNTROUBLED
         known = NEW if carry is None and not tail else (*UNBOOKED, carry or ZERO, *trouble, *UNKNOWN)
-        return build(Change, (event, event, customer, start, ZERO, now, at, *known, apart))
+        new = build(Change, (event, event, customer, start, ZERO, now, at, *known, apart))
+        return new._replace(shadow=True) if shadow else new
     trouble = (Tail(tail), parked, delta or ZERO) if tail else UNTROUBLED
     ours = (*booked, carry or ZERO, *trouble, True, again, shadow, newer, *UNASKED, apart)
     return build(Change, (slot, event, customer, start, before, now, at, *ours))

@@ -3,7 +3,8 @@
 service.py    the order in which the rules meet a call: control, token, faults, endpoint
 api.py        which endpoints there are, and what each does
 events.py     what is taken in: field rules, duplicates, the two bounds of time
-customers.py  customers and their ingest aliases
+customers.py  customers, their ingest aliases, and whether they are billable
+contracts.py  from when until when usage of a customer is invoiced at all
 metrics.py    billable metrics: which events match, and what they add up to
 usage.py      `POST /v1/usage`: windows between UTC midnights, in pages
 invoices.py   a draft for each customer and calendar month, finalized after a grace

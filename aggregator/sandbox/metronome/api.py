@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from aggregator.sandbox.errors import ApiError
+from aggregator.sandbox.metronome.contracts import Contracts
 from aggregator.sandbox.metronome.customers import Customers
 from aggregator.sandbox.metronome.events import PAST_SECONDS, Log, read_batch
 from aggregator.sandbox.metronome.invoices import Invoices
@@ -25,6 +26,7 @@ class State:
         self.rules = MetronomeRules()
         self.log = Log()
         self.customers = Customers()
+        self.contracts = Contracts()
         self.metrics = Metrics()
         self.invoices = Invoices()
 
@@ -43,6 +45,11 @@ class Request(NamedTuple):
     def seen_by(self) -> float:
         """Return until when an event must have been received to be seen."""
         return self.now - self.state.rules.usage_delay_seconds
+
+    @property
+    def status_at(self) -> float | None:
+        """Return by when a customer is shown to be billable or not; None if this client does not see that."""
+        return self.now if self.state.rules.shows_billable_status else None
 
 
 def ingest(request: Request) -> object:
@@ -114,12 +121,30 @@ def list_customers(request: Request) -> object:
     """GET /v1/customers."""
     ids = [each for key, each in request.query.items() if key.startswith("customer_ids")]
     found = request.state.customers.listed(request.query.get("ingest_alias"), ids)
-    return _page([each.json() for each in found], request)
+    return _page([each.json(request.status_at) for each in found], request)
 
 
 def retrieve_customer(request: Request) -> object:
     """GET /v1/customers/{id}."""
-    return {"data": request.state.customers.get(request.name).json()}
+    return {"data": request.state.customers.get(request.name).json(request.status_at)}
+
+
+def set_billable_status(request: Request) -> object:
+    """POST /v1/customers/setBillableStatus."""
+    request.state.customers.set_status(read_object(request.body))
+    return {}
+
+
+def create_contract(request: Request) -> object:
+    """POST /v1/contracts/create."""
+    made = request.state.contracts.create(read_object(request.body), request.state.customers)
+    return {"data": {"id": made.id}}
+
+
+def list_contracts(request: Request) -> object:
+    """POST /v2/contracts/list."""
+    found = request.state.contracts.listed(read_object(request.body), request.state.customers)
+    return {"data": [each.json() for each in found]}
 
 
 def set_aliases(request: Request) -> object:
@@ -183,6 +208,9 @@ ROUTES: tuple[tuple[str, re.Pattern[str], Handler], ...] = tuple(
         ("POST", "/v1/events/search", search_events),
         ("POST", "/v1/customers", create_customer),
         ("GET", "/v1/customers", list_customers),
+        ("POST", "/v1/customers/setBillableStatus", set_billable_status),
+        ("POST", "/v1/contracts/create", create_contract),
+        ("POST", "/v2/contracts/list", list_contracts),
         ("GET", "/v1/customers/{id}", retrieve_customer),
         ("POST", "/v1/customers/{id}/setIngestAliases", set_aliases),
         ("GET", "/v1/customers/{id}/invoices", list_invoices),

@@ -79,6 +79,17 @@ class MetronomeControl:
         body = {"name": name, "ingest_aliases": list(aliases)}
         return str(self.call("POST", "/v1/customers", body)["data"]["id"])
 
+    def set_billable(self, customer: str, value: str, effective_at: str) -> None:
+        """Make a customer, by its id, `billable` or `unbillable` from an instant on."""
+        body = {"customer_id": customer, "billable_status": value, "effective_at": effective_at}
+        self.call("POST", "/v1/customers/setBillableStatus", body)
+
+    def add_contract(self, customer: str, starting_at: str, ending_before: str | None = None) -> str:
+        """Make a contract of a customer, by its id, and return the contract's."""
+        ends = {} if ending_before is None else {"ending_before": ending_before}
+        body = {"customer_id": customer, "starting_at": starting_at, **ends}
+        return str(self.call("POST", "/v1/contracts/create", body)["data"]["id"])
+
     def invoices(self, customer: str) -> list[dict[str, Any]]:
         """Return the invoices of a customer, by its id, the earliest period first."""
         found: list[dict[str, Any]] = self.call("GET", f"/v1/customers/{customer}/invoices")["data"]

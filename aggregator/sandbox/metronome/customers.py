@@ -2,13 +2,18 @@
 
 From the API reference: an alias belongs to one customer; `setIngestAliases` replaces the whole set; an alias that moves
 takes all its usage along. So usage is looked up by the aliases of the moment. An event may come before its customer.
+
+A customer is billable or unbillable from an instant on (`setBillableStatus`), and shows which of both it is by now. That a
+status which is set ahead shows only once its time has come, and that all are billable at first, is assumed.
 """
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from uuid import uuid4
 
-from aggregator.sandbox.metronome.wire import bad_request, instant, not_found
+from aggregator.sandbox.metronome.wire import bad_request, instant, not_found, read_instant
+
+STATUSES = ("billable", "unbillable")
 
 
 @dataclass
@@ -19,10 +24,20 @@ class Customer:
     name: str
     aliases: list[str]
     created_at: float
+    statuses: list[tuple[float, str]] = field(default_factory=list)
+    """Since when it is billable or unbillable, in the order in which that was set."""
 
-    def json(self) -> dict[str, object]:
-        """Return the object that calls answer with."""
+    def status(self, now: float) -> dict[str, object]:
+        """Return whether it is billable by now, and since when."""
+        begun = [each for each in self.statuses if each[0] <= now]
+        since, value = max(begun, key=lambda each: each[0], default=(self.created_at, "billable"))
+        return {"value": value, "effective_at": instant(since)}
+
+    def json(self, now: float | None = None) -> dict[str, object]:
+        """Return the object that calls answer with; with its billable status, if that is shown to this client."""
+        shown = {} if now is None else {"current_billable_status": self.status(now)}
         return {
+            **shown,
             "id": self.id,
             "external_id": self.aliases[0] if self.aliases else self.id,
             "ingest_aliases": list(self.aliases),
@@ -55,6 +70,13 @@ class Customers:
             if other is not found:
                 other.aliases = [each for each in other.aliases if each not in names]
         found.aliases = names
+
+    def set_status(self, given: Mapping[str, object]) -> None:
+        """Make a customer billable or unbillable from an instant on. Raise ApiError if that cannot be read."""
+        found, value = self.get(str(given.get("customer_id"))), given.get("billable_status")
+        if value not in STATUSES:
+            raise bad_request(f"billable_status must be one of {', '.join(STATUSES)}.")
+        found.statuses.append((read_instant(given.get("effective_at"), "effective_at"), str(value)))
 
     def get(self, customer: str) -> Customer:
         """Return a customer by its own id. Raise ApiError if there is none."""

@@ -33,6 +33,7 @@ class MetronomeRules:
     `retry_after_seconds`: what `Retry-After` says on a 429; null leaves it out.
     `invoice_grace_seconds`: how long after the end of its month an invoice stays a draft.
     `page_rows`: rows on a page of a list.
+    `shows_billable_status`: whether a customer shows if it is billable, which depends on a client's configuration.
     """
 
     text_quantities: Literal["count", "zero"] = "count"
@@ -44,6 +45,7 @@ class MetronomeRules:
     retry_after_seconds: int | None = None
     invoice_grace_seconds: float = GRACE_SECONDS
     page_rows: int = 100
+    shows_billable_status: bool = True
 
     def __post_init__(self) -> None:
         _require(self.text_quantities in ("count", "zero"), "text_quantities", "count or zero")
@@ -54,6 +56,7 @@ class MetronomeRules:
             value = getattr(self, name)
             _require(value is None or _is_count(value), name, "a count, or null")
         _require(_is_count(self.page_rows) and self.page_rows, "page_rows", "a count above 0")
+        _require(isinstance(self.shows_billable_status, bool), "shows_billable_status", "true or false")
 
     def json(self) -> dict[str, object]:
         """Return the rules as the control call shows and takes them."""

@@ -30,12 +30,13 @@ from aggregator.errors import (
     SinkUnreadable,
 )
 from aggregator.sinks.metronome import event as wire
-from aggregator.sinks.metronome import fitting, groups
+from aggregator.sinks.metronome import fitting, groups, readiness
 from aggregator.sinks.metronome.client import Client
 from aggregator.sinks.metronome.event import MetronomeMeter
 from aggregator.sinks.metronome.fitting import Metric
 from aggregator.sinks.metronome.groups import GroupKey
 from aggregator.sinks.metronome.responses import Refusal, describe, why_halt
+from aggregator.sinks.protocol import Readiness
 from aggregator.sinks.responses import NoResponse
 
 if TYPE_CHECKING:
@@ -159,6 +160,26 @@ class Account:
         except CustomerUnknown as unknown:
             return str(unknown)
         return None
+
+    async def readiness(
+        self, customer: str, at: dt.datetime, now: dt.datetime, *, parallel: bool
+    ) -> Readiness:
+        """Say what keeps a customer from being billed right from an instant on, and what cannot be seen from here.
+
+        Raises SinkUnreachable, SinkHalted or SinkError.
+        """
+        try:
+            known_as = await self._customer(customer)
+        except CustomerUnknown as unknown:
+            return Readiness((str(unknown),))
+        customers = self.client.api.v1.customers.with_raw_response
+        known = await self._found(customers.retrieve(customer_id=known_as)) or {}
+        contracts = self.client.api.v2.contracts.with_raw_response
+        ask = partial(contracts.list, customer_id=known_as, covering_date=wire.instant(at))
+        covering = await self._pages(ask, "contracts")
+        missing = readiness.missing(customer, known, covering, at, now, parallel=parallel)
+        unseen = readiness.unseen(customer, known, at, now)
+        return Readiness(tuple(missing), (unseen,) if unseen is not None else ())
 
     async def invoices(self, customer: str) -> list[Invoice]:
         """Return the usage invoices of a customer; those that do not say what they cover are left out.

@@ -24,6 +24,7 @@ from aggregator.sinks.metronome.client import MOST_EVENTS, Client, RequestSender
 from aggregator.sinks.metronome.event import MetronomeMeter
 from aggregator.sinks.metronome.invoices import ASKED_AT_ONCE, Invoices
 from aggregator.sinks.metronome.responses import after_refusal
+from aggregator.sinks.protocol import Readiness
 from aggregator.sinks.responses import Response, no_longer_fed
 
 LIMITS = Limits(
@@ -138,6 +139,10 @@ class MetronomeSink(HttpSink[Account]):
     def why_unknown(self, customer: str) -> str | None:
         """Say why Metronome has no customer of this ingest alias or id; None if it has. Raises as `total` does."""
         return self._ask(lambda account: account.why_unknown(customer))
+
+    def readiness(self, customer: str, at: dt.datetime, now: dt.datetime, *, parallel: bool) -> Readiness:
+        """Say what keeps a customer from being billed right from an instant on. Raises as `total` does."""
+        return self._ask(lambda account: account.readiness(customer, at, now, parallel=parallel))
 
     def send_test_event(self, meter: str, now: dt.datetime) -> str | None:
         """Send one event of a meter to the test customer, and say what is wrong if its quantity is not counted.
