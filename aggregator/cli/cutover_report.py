@@ -9,16 +9,13 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from aggregator.cli import printing
-from aggregator.cli.printing import say, show_rows, write_raw
+from aggregator.cli.printing import say, show_table, write_raw
 from aggregator.core.model import Span
 from aggregator.core.parity_report import HEADINGS, Finding, ReportLine, cells, digest
 from aggregator.core.shown import counted
 from aggregator.sinks.files.formats import unformulated
 
-COLUMNS = (
-    "meter customer {old}>=old_total in_shadow>=old_shadow {new}>=new_total in_shadow_>=new_shadow source>=source_total "
-    "difference> verdict"
-)
+NUMBERS = ("{old}", "{old} shadow", "{new}", "{new} shadow", "source", "difference")
 
 
 @dataclass(frozen=True)
@@ -59,11 +56,18 @@ def show(found: Report) -> None:
     say(
         f"Usage from {found.span.start:%Y-%m-%d %H:%M} to {found.span.end:%Y-%m-%d %H:%M} UTC: {old}, {new} and the source"
     )
-    rows = (dict(zip(HEADINGS, cells(line), strict=True)) for line in found.lines)
+    numbers = [each.format(old=old, new=new) for each in NUMBERS]
+    columns = {"meter": "left", "customer": "left", **dict.fromkeys(numbers, "right"), "verdict": "left"}
     if found.lines:
-        show_rows("", COLUMNS.format(old=old, new=new), rows)
+        show_table("usage", columns, map(_row, found.lines))
     for line in _closing(found):
         say(line)
+
+
+def _row(line: ReportLine) -> list[object]:
+    """Return a line of the table."""
+    sides = (line.old.total, line.old.shadow, line.new.total, line.new.shadow)
+    return [line.meter, line.customer, *sides, line.source, line.difference, line.verdict.value]
 
 
 def _closing(found: Report) -> list[str]:

@@ -17,6 +17,7 @@ Rows = Mapping[tuple[str, str], "FeedStatus"]
 
 CUTOVERS = "`aggregator cutover list`"
 
+
 class FeedFinding(NamedTuple):
     """Something about a meter that `check` says: a `note`, or what is `wrong`."""
 

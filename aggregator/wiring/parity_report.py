@@ -5,6 +5,7 @@ Rules
 - Nothing is written.
 """
 
+import datetime as dt
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from typing import NamedTuple
@@ -91,8 +92,13 @@ def lines(app: App, found: list[Pair], question: Question, stack: ExitStack) -> 
             parallel = rest_sent if cutover is None else cutover.parallel
             yield ReportLine(
                 pair.meter, customer, question.span, sums[0], sums[1], source, old.line.unit,
-                None if cutover is None else cutover.at, parallel,
+                _moved_at(cutover, question.span), parallel,
             )  # fmt: skip
+
+
+def _moved_at(cutover: Cutover | None, span: Span) -> dt.datetime | None:
+    """Return when a customer moved, if that was before the end of the span: what comes later is none of its affair."""
+    return None if cutover is None or cutover.at >= span.end else cutover.at
 
 
 def _planned(app: App, pair: Pair, span: Span) -> Mapping[str, tuple[Side, Side]]:

@@ -282,7 +282,7 @@ comment on table aggregator.cutover is
     'Since when a customer is billed through another feed of the same meter: one instant, which both feeds go by.';
 comment on column aggregator.cutover.customer is 'Whose windows these are; null: of everybody without a row of their own.';
 comment on column aggregator.cutover.at is
-    'Windows that begin before it are sent through `from_feed`, later ones through `to_feed`; the other plans them in shadow.';
+    'Windows before it are sent through `from_feed`, later ones through `to_feed`; the other plans them in shadow.';
 comment on column aggregator.cutover.parallel is
     'Whether `to_feed` sends the windows before it as well, to a sink that makes no invoice of them.';
 

@@ -118,7 +118,7 @@ def test_an_account_that_does_not_answer_says_nothing(
     ask: Callable[[], Readiness],
 ) -> None:
     """That is an error, and not a customer who is ready."""
-    sandbox.set_faults(error_before=1.0)
+    sandbox.set_faults(error_before=1.0, applies_to="all")
     with pytest.raises(SinkUnreachable):
         ask()
 

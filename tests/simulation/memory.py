@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from collections.abc import Sequence as Values
 from dataclasses import dataclass, field
 from decimal import Decimal
+from typing import NamedTuple
 
 from aggregator.core import definitions, renaming
 from aggregator.core.commit_barrier import Noted
@@ -112,6 +113,14 @@ class FeedRow:
     def coverage(self, coverage: FeedCoverage) -> None:
         for name, value in coverage._asdict().items():
             setattr(self, name, value)
+
+
+class CutoverRow(NamedTuple):
+    """A row of `cutover`."""
+
+    to_feed: int
+    at: dt.datetime
+    parallel: bool
 
 
 @dataclass(slots=True)
@@ -389,6 +398,8 @@ class Tables:
     """By meter, customer and name."""
     samples: dict[int, list[SampleRow]] = field(default_factory=dict)
     """By meter."""
+    cutovers: dict[tuple[int, str | None], CutoverRow] = field(default_factory=dict)
+    """By the feed that customers leave, and the customer; None: everybody else."""
     reassertions: dict[tuple[int, dt.datetime, str], dt.datetime] = field(default_factory=dict)
     """Of feed, window and customer: from when on the slot is to be sent again."""
     pieces: dict[tuple[int, Span], PieceRow] = field(default_factory=dict)

@@ -24,7 +24,7 @@ class MemoryFirstUses:
 
     def _feeds(self, sink_id: int, among: Collection[int] | None) -> list[FeedRow]:
         feeds = self._ledger.tables.feeds.values()
-        waiting = [feed for feed in feeds if not feed.cleared_at and not feed.shadow]
+        waiting = [feed for feed in feeds if not feed.cleared_at and (not feed.shadow or feed.parted)]
         return [feed for feed in waiting if feed.sink_id == sink_id and (among is None or feed.id in among)]
 
     def open(self, sink_id: int, feeds: Collection[int] | None = None) -> bool:

@@ -6,6 +6,7 @@ from decimal import Decimal
 from functools import lru_cache
 
 from aggregator.core import definitions
+from aggregator.core.cutover import Cutover, is_shadow
 from aggregator.core.dimensions import number
 from aggregator.core.model import (
     ZERO,
@@ -448,14 +449,15 @@ def _changes(
         if slot is None:
             yield Change(
                 SlotId(event), event, whose, start, ZERO, quantity, at, ZERO, 0, None, carry, Tail.CLEAR, None, ZERO,
-                known=False, usual=usual, dimensions=apart,
+                known=False, shadow=_moved(tables, feed, whose, start), usual=usual, dimensions=apart,
             )  # fmt: skip
             continue
         tail, parked, delta = _tail(tables, slot)
         unsaid, passed = of_slot(tables, slot, parked)
         yield Change(
             slot.id, event, whose, start, slot.quantity, quantity, at, slot.total, slot.revision, slot.stamped_at,
-            carry, tail, parked, delta, True, slot.replan, _in_shadow(tables, feed, slot), (customer, start) in newer,
+            carry, tail, parked, delta, True, slot.replan, _in_shadow(tables, feed, slot, whose, start),
+            (customer, start) in newer,
             unsaid, usual, passed, apart,
         )  # fmt: skip
 
@@ -508,8 +510,22 @@ def _rejected(tables: Tables, slot: SlotRow) -> EventId | None:
     return min(found, default=None)
 
 
-def _in_shadow(tables: Tables, feed: Feed, slot: SlotRow) -> bool:
-    return feed.shadowed and slot.tail is not None and tables.events[slot.tail].state is State.SHADOW
+def _in_shadow(tables: Tables, feed: Feed, slot: SlotRow, whose: str, start: dt.datetime) -> bool:
+    if feed.shadowed and slot.tail is not None:
+        return tables.events[slot.tail].state is State.SHADOW
+    return _moved(tables, feed, whose, start)
+
+
+def _moved(tables: Tables, feed: Feed, whose: str, start: dt.datetime) -> bool:
+    """Tell whether another feed bills a customer's window, where customers move."""
+    if not feed.parted:
+        return False
+    for customer in (whose, None):
+        for (leaves, mover), row in tables.cutovers.items():
+            if mover == customer and feed.id in (leaves, row.to_feed):
+                cutover = Cutover(customer, row.at, row.parallel)
+                return is_shadow(cutover, start, leaves=feed.id == leaves, rest_shadowed=feed.rest_shadowed)
+    return is_shadow(None, start, leaves=False, rest_shadowed=feed.rest_shadowed)
 
 
 def readings_of(spool: Spool) -> Iterator[Reading]:

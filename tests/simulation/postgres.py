@@ -43,6 +43,7 @@ from tests.simulation.life import ANSWER, HOLD, LEASE, LEAVE
 from tests.simulation.memory import (
     CancellationRow,
     ClaimRow,
+    CutoverRow,
     EventRow,
     FeedRow,
     FileRow,
@@ -203,7 +204,8 @@ def read(connection: psycopg.Connection[Any]) -> Tables:
         tables.fences[row[0]] = {}
     for row in rows(
         "select id, meter_id, sink_id, since, until, shadow, shadow_until, read_until, lost, ordered,"
-        " cleared_until, asked, asked_at, cleared_at, stopped_reason, coalesce(called, '') from aggregator.feed order by id"
+        " cleared_until, asked, asked_at, cleared_at, stopped_reason, coalesce(called, ''), parted"
+        " from aggregator.feed order by id"
     ):
         tables.feeds[row[0]] = FeedRow(*row)
         lost = row[8]
@@ -276,6 +278,10 @@ def _read_beside(rows: Callable[[str], list[tuple[Any, ...]]], tables: Tables) -
         "select sink_id, polled_until, polled_at, refused_at, refused_reason from aggregator.poll"
     ):
         tables.polled[sink] = HeardRow(*polled)
+    for leaves, leads, customer, at, parallel in rows(
+        "select from_feed, to_feed, customer, at, parallel from aggregator.cutover"
+    ):
+        tables.cutovers[leaves, customer] = CutoverRow(leads, at, parallel)
     for feed, start, customer, due_at in rows(
         f"select feed_id, window_start, {NAME}, due_at from aggregator.reassertion as its"
     ):

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import pytest
 
 from aggregator.ledger.adoption import Adopting
+from aggregator.ledger.cutovers import Cutovers
 from aggregator.ledger.identity import LedgerIdentity
 from aggregator.ledger.meters import Meters
 from aggregator.ledger.notifications import Notifications
@@ -22,6 +23,7 @@ from aggregator.ledger.samples import Samples
 from tests.simulation.memory import MemoryMeters
 from tests.simulation.memory_adopting import MemoryAdopting
 from tests.simulation.memory_cancelling import MemoryCancellations
+from tests.simulation.memory_cutovers import MemoryCutovers
 from tests.simulation.memory_files import MemoryFiles
 from tests.simulation.memory_first_use import MemoryFirstUses
 from tests.simulation.memory_identity import MemoryIdentity
@@ -48,6 +50,7 @@ TWINS: dict[type, type] = {
     MemoryUploads: Uploads,
     MemoryPlaces: Places,
     MemoryAdopting: Adopting,
+    MemoryCutovers: Cutovers,
 }
 
 NOT_LIVED: dict[type, set[str]] = {
@@ -58,6 +61,7 @@ NOT_LIVED: dict[type, set[str]] = {
     InDoubt: {"sent_silently"},
     LedgerIdentity: {"accounts", "follow", "remarks"},
     Cancellations: {"candidates", "undecided"},
+    Cutovers: {"crossings", "known", "unmoved"},
     Notifications: {"last_pass_at", "poll_states"},
     Samples: {"gaps", "states"},
     Uploads: {"listed", "of_range", "reject", "states"},

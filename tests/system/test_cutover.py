@@ -161,6 +161,8 @@ def test_the_page_leads_from_stripe_to_metronome(follower: Follower) -> None:
     assert report is not None
     assert report.code == 0, report.said
     assert report.out.count(" equal") == 3
+    [ada_line] = [line.split() for line in report.out.splitlines() if "cus_ada" in line]
+    assert ada_line[2:] == ["0", "1,071", "1,071", "0", "1,071", "0", "equal"]
     assert "Signed  ____" in report.out
     ada = sum(hour % 5 + 1 for hour in range(24, 72)) + 1_000
     stripe, metronome = follower.sent()
@@ -178,7 +180,7 @@ def test_the_page_leads_from_stripe_to_metronome(follower: Follower) -> None:
     bob = follower.metronome.add_customer("Bob", "cus_bob")
     follower.metronome.add_contract(bob, f"{follower.begins:%Y-%m-%dT%H:%M:%SZ}")
     assert follower.command(*_later(everybody, turn + 2 * DAY)).code == 0
-    ended = follower.read_up_to(utcnow())
+    ended = follower.read_up_to(follower.begins + 80 * HOUR)
     assert ended.code == 0, ended.said
     stripe, metronome = follower.sent()
     assert (stripe["cus_bob"], metronome["cus_bob"]) == (2 * 72, 2 * 8)
