@@ -136,7 +136,7 @@ class Rules:
     dimension_combinations_per_customer: int = 100
 
     def __post_init__(self) -> None:
-        for name, kind in self.__annotations__.items():
+        for name, kind in type(self).__annotations__.items():
             value = getattr(self, name)
             if kind is bool:
                 require(isinstance(value, bool), name, "true or false")
