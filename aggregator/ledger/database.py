@@ -13,6 +13,7 @@ Rules
 """
 
 import datetime as dt
+import logging
 import re
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -41,6 +42,10 @@ from aggregator.ledger.clock import LedgerClock
 from aggregator.ledger.waits import SLOW_SECONDS, Phase, Underway, Waiting
 from aggregator.runtime.clock import monotonic
 from aggregator.runtime.redact import redacted
+
+# Where nobody has set logging up, Python would print what the pool logs: a server's words, which may repeat a password. The
+# errors that we raise have them without.
+logging.getLogger("psycopg.pool").addHandler(logging.NullHandler())
 
 CURSORS = count()
 """Gives each cursor of the server's a name of its own."""
