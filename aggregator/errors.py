@@ -24,6 +24,7 @@
     │   ├── CustomerUnknown         the sink has no figures of one customer; it has of the others
     │   ├── MetersMixed             it adds several meters up in one figure, so that none of them has one
     │   └── MeterMissing            the sink has no such meter, so it has counted nothing of it
+    ├── PlanOutdated                what a plan was made of has changed since: plan again
     └── InvariantBroken             a bug in aggregator: stop rather than bill wrongly
 
 A class's docstring is its message when none is given.
@@ -160,6 +161,10 @@ class MetersMixed(SinkError):
 
 class MeterMissing(SinkError):
     """A sink has no such meter; create it there."""
+
+
+class PlanOutdated(AggregatorError):
+    """What a plan was made of has changed since, so nothing was applied; plan again."""
 
 
 class InvariantBroken(AggregatorError):

@@ -30,6 +30,11 @@ COMMANDS = {
         "check": "Check the configuration, the ledger, every source and query, and every sink.",
         "test": "Run the tests of each METER's query, or of all: what it makes of given rows, on the source's own engine.",
         "preview": "Show the events that a range of METER would lead to; nothing is written or sent.",
+        "plan": (
+            "Show what the configuration would change: of what holds in the ledger, and of what a past range would have "
+            "come to."
+        ),
+        "apply": "Let the configuration hold as PLAN says, if nothing has changed since it was made.",
     },
     "Bill": {
         "run": (

@@ -46,8 +46,8 @@ class ConfigurationShown(NamedTuple):
         if self.in_force is None:
             return
         yield (
-            f"Configuration: in force since {shown(self.in_force.loaded_at)} UTC, loaded by process {self.in_force.process} "
-            f"on {self.in_force.host}{':' if self.changed else '.'}"
+            f"Configuration: in force since {shown(self.in_force.loaded_at)} UTC, {self.in_force.describe()}"
+            f"{':' if self.changed else '.'}"
         )
         for change in self.changed:
             yield f"  {change}{self._from(change)}."
@@ -67,6 +67,8 @@ class ConfigurationShown(NamedTuple):
             "loaded_at": self.in_force.loaded_at,
             "host": self.in_force.host,
             "process": self.in_force.process,
+            "applied_by": self.in_force.applied_by,
+            "reason": self.in_force.reason,
             "changed": [{**change._asdict(), "holds_from": self._window(change)} for change in self.changed],
             "not_in_force": [change._asdict() for change in self.not_yet],
         }

@@ -6,9 +6,9 @@ Rules
 - A secret appears in no message, no repr and no JSON; the methods that end in `revealed` give it in clear.
 - The environment is an argument.
 
-It imports `errors` and itself; the wiring, the daemon, the demo, the selftest and commands import it. Collection,
-delivery, reconciliation and adoption do not: the wiring hands them what they need of it. Begin with `models`, then
-`load`."""
+It imports `errors`, the core, and how the runtime hides secrets; the wiring, the daemon, the demo, the selftest and
+commands import it, and `plan`, for the words of a change. Collection, delivery, reconciliation and adoption do not: the
+wiring hands them what they need of it. Begin with `models`, then `load`."""
 
 from aggregator.config.customers import CustomerMapping
 from aggregator.config.durations import format_duration, parse_duration

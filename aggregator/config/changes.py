@@ -3,18 +3,24 @@
 Rules
 - A setting is its key and its value as the file would have it, so that a person knows it again. Nothing here is secret.
 - What decides a meter's numbers, its query and its windows, holds from a window on; everything else holds at once.
+- Of sources, sinks and mappings a secret is compared and never shown, nor is a digest made of it.
 """
 
 import datetime as dt
+import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+from pydantic import SecretStr
+
 from aggregator.config.block import Block
 from aggregator.config.durations import format_duration
 from aggregator.config.meter import Meter
+from aggregator.config.models import Config
 from aggregator.config.query import normalised_query
+from aggregator.runtime.redact import HIDDEN, redacted
 
 Settings = Mapping[str, str]
 """The settings of one meter, by key."""
@@ -67,6 +73,51 @@ def changed_settings(old: Mapping[str, Settings], new: Mapping[str, Settings]) -
                 yield ChangedSetting(meter, key, before.get(key), after.get(key))
 
 
+def changed_blocks(old: Mapping[str, Block], new: Mapping[str, Block]) -> Iterator[ChangedSetting]:
+    """Yield in what blocks of one kind differ, such as all sinks, block by block; `meter` is what each is called."""
+    for name in sorted({*old, *new}):
+        if name not in old or name not in new:
+            gone = name if name in old else None
+            yield ChangedSetting(name, "", gone, None if name not in new else name)
+            continue
+        before, after = dict(_leaves(old[name])), dict(_leaves(new[name]))
+        for key in sorted({*before, *after}):
+            if before.get(key) != after.get(key):
+                yield ChangedSetting(name, key, _shown(before.get(key)), _shown(after.get(key)))
+
+
+def digests(config: Config) -> dict[str, str]:
+    """Return a digest of each block of a configuration that decides what is billed, and where; no secret is in it."""
+    found = {f"meter {name}": _digest(settings) for name, settings in settings_of(config.meters).items()}
+    kinds: dict[str, Mapping[str, Block]] = {
+        "source": config.sources,
+        "sink": config.sinks,
+        "mapping": config.customers,
+    }
+    for kind, blocks in kinds.items():
+        for name, block in blocks.items():
+            found[f"{kind} {name}"] = _digest({key: _shown(value) for key, value in _leaves(block)})
+    return found
+
+
+def _digest(settings: Mapping[str, str | None]) -> str:
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+
+
+def _leaves(block: Block, within: str = "") -> Iterator[tuple[str, object]]:
+    """Yield each setting of a block that is given, also of the blocks in it, by its key."""
+    for name, field in type(block).model_fields.items():
+        key, value = within + (field.alias or name), getattr(block, name)
+        if isinstance(value, Block):
+            yield from _leaves(value, f"{key}.")
+        elif value is not None:
+            yield key, value
+
+
+def _shown(value: object) -> str | None:
+    return None if value is None else redacted(_said(value), ())
+
+
 def _settings(meter: Meter) -> dict[str, str]:
     values = {
         field.alias or name: getattr(meter, name)
@@ -99,5 +150,7 @@ def _plain(value: object) -> object:
             return value
         case Path():
             return value.name
+        case SecretStr():
+            return HIDDEN
         case _:
             return str(value)

@@ -11,6 +11,7 @@ cutovers        since when a customer is billed by another sink
 meter_names     what each meter fed under which name
 combinations    what the numbers of combinations of dimensions stand for
 configurations  which configuration of the meters is in force, and what it was before
+applying        what a plan is made against, and a configuration made to hold as a whole
 samples         what counters and gauges stood at, taken once and kept
 passes/         one pass over a span, as one transaction
 outbox/         what leaves: claimed, settled, released, one by one or as a file

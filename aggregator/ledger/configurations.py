@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from aggregator.core.model import EPOCH
-from aggregator.ledger.database import Part
+from aggregator.ledger.database import Connection, Part
 
 Meters = Mapping[str, Mapping[str, str]]
 
@@ -19,7 +19,9 @@ select %(host)s, %(process)s, %(meters)s::jsonb
  where (select meters from aggregator.configuration order by id desc limit 1) is distinct from %(meters)s::jsonb
 """
 
-LATEST = "select loaded_at, host, process, meters from aggregator.configuration order by id desc limit 2"
+LATEST = """
+select loaded_at, host, process, meters, applied_by, reason from aggregator.configuration order by id desc limit 2
+"""
 
 # A meter's first definition holds since the epoch: for ever.
 DEFINED_SINCE = """
@@ -36,6 +38,15 @@ class Configuration(NamedTuple):
     host: str
     process: int
     meters: Meters
+    applied_by: str | None = None
+    """Who applied a plan of it; None where a process took it over by itself when it started."""
+    reason: str | None = None
+
+    def describe(self) -> str:
+        """Say by whom it holds."""
+        if self.applied_by is None:
+            return f"loaded by process {self.process} on {self.host}"
+        return f"applied by {self.applied_by}{f' ({self.reason})' if self.reason else ''}"
 
 
 class Configurations(Part):
@@ -48,9 +59,15 @@ class Configurations(Part):
 
     def latest(self) -> tuple[Configuration | None, Configuration | None]:
         """Return the one that is in force, and the one before it; None where there is none."""
-        found = [Configuration._make(row) for row in self._rows(LATEST)]
-        return (found[0] if found else None), (found[1] if len(found) > 1 else None)
+        with self._database.transaction() as connection:
+            return newest(connection)
 
     def defined_since(self) -> dict[str, dt.datetime]:
         """Return from which window on each meter's newest definition holds, of those that have had another before."""
         return dict(self._rows(DEFINED_SINCE, {"beginning": EPOCH}))
+
+
+def newest(connection: Connection) -> tuple[Configuration | None, Configuration | None]:
+    """Return the configuration in force, and the one before it, within a transaction; None where there is none."""
+    found = [Configuration._make(row) for row in connection.execute(LATEST).fetchall()]
+    return (found[0] if found else None), (found[1] if len(found) > 1 else None)

@@ -7,6 +7,7 @@ import datetime as dt
 import uuid
 
 from aggregator.ledger.adoption import Adopting
+from aggregator.ledger.applying import Applying
 from aggregator.ledger.configurations import Configurations
 from aggregator.ledger.customers import Customers
 from aggregator.ledger.cutovers import Cutovers
@@ -86,6 +87,7 @@ class Ledger:
         self.adoption = Adopting(database)
         self.parity = PlannedUsage(database)
         self.configurations = Configurations(database)
+        self.applying = Applying(database)
         self.reports = Reports(database)
         self.usage = UsageReport(database)
         self.records = Records(database)

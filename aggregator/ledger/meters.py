@@ -281,7 +281,7 @@ class Meters(Part):
         A definition that differs from the one in the ledger holds from the first unread window on.
         """
         with self._database.transaction() as connection:
-            return _register_all(connection, meters)
+            return register_all(connection, meters)
 
     def look(
         self, meters: Iterable[Meter]
@@ -294,7 +294,7 @@ class Meters(Part):
         known: dict[str, tuple[Definition, ...]] = {}
         try:
             with suppress(_Looked), self._database.transaction() as connection:
-                for name, each in _register_all(connection, meters).items():
+                for name, each in register_all(connection, meters).items():
                     found[name] = each
                     known[name] = definitions_of(connection, each.id)
                 raise _Looked
@@ -475,7 +475,8 @@ class _Looked(Exception):
     """Ends the transaction of somebody who only looks: it is rolled back."""
 
 
-def _register_all(connection: Connection, meters: Iterable[Meter]) -> dict[str, Registered]:
+def register_all(connection: Connection, meters: Iterable[Meter]) -> dict[str, Registered]:
+    """Make meters, sinks and feeds known, within a transaction. Raises MeterRefused."""
     # In the order of names, so that two processes that start together wait for each other and never in a ring.
     ordered = sorted(meters, key=lambda meter: meter.name)
     meter_names.settle(connection, ordered)

@@ -60,13 +60,19 @@ CUSTOMER_POINTS = {
 }
 """The same for a mapping that is read."""
 
+PLAN_POINTS = {
+    "plan_applied": "a configuration that was planned is written, not committed",
+    "plan_committed": "it holds, and nobody was told",
+}
+"""The same for a plan that is applied."""
+
 
 def _armed(environment: dict[str, str]) -> tuple[str, int] | None:
     value = environment.get(VARIABLE)
     if value is None:
         return None
     name, _, nth = value.partition(":")
-    known = POINTS | FILE_POINTS | CURSOR_POINTS | CUSTOMER_POINTS | SAMPLE_POINTS
+    known = POINTS | FILE_POINTS | CURSOR_POINTS | CUSTOMER_POINTS | SAMPLE_POINTS | PLAN_POINTS
     if name not in known or not (nth or "1").isdigit():
         raise UsageError(f"{VARIABLE}={value} names no point; the points are: {', '.join(known)}.")
     return name, int(nth or "1")

@@ -51,7 +51,7 @@ from aggregator.source.rows import (
     places,
 )
 from aggregator.source.samples import Asking, instant_of
-from aggregator.source.snapshot import SHORTEST_STEP, Glimpse, Shape, Snapshot, names_of, pieces
+from aggregator.source.snapshot import SHORTEST_STEP, Glimpse, Shape, SideBySide, Snapshot, names_of, pieces
 from aggregator.source.trying import LATER, Trying, differing
 from aggregator.source.urls import parsed, secrets_of
 
@@ -213,14 +213,12 @@ class Source:
         iterator early ends the transaction.
         """
         assert step is None or step >= SHORTEST_STEP, "a piece is a minute long at least"
-        statement = self._statement(query)
         with self._snapshot(proving=allow is not None) as snapshot:
             if allow is not None:
                 span = Span(span.start, allow(self._fence(snapshot)))
             if span.start >= span.end:
                 return
-            for asked in self._questions(snapshot, statement, span, window, step, dimensions):
-                yield from self._readings(snapshot, statement, asked, window, dimensions)
+            yield from self._read_in(snapshot, query, span, window, dimensions, step)
 
     def ask(
         self, query: str, span: Span, window: dt.timedelta, timeout: dt.timedelta | None = None
@@ -261,8 +259,9 @@ class Source:
         with self._snapshot() as snapshot, closing(snapshot.ask(statement, span, batch=1)) as result:
             found = self._places(result, dimensions)
             row = result.fetchone()
-            if row is not None:
-                self._try_instants(found, row)
+            for column, place in (("at", found.at), ("window", found.window)):
+                if row is not None and place is not None and row[place] is not None:
+                    self._instants.read(column, row[place])
         return Shape(found.window is not None, found.at is not None)
 
     def filled(self, query: str, span: Span, **beside: int | dt.datetime) -> str:
@@ -341,23 +340,35 @@ class Source:
         Raises, from within as well, as `read` does.
         """
         with self._snapshot(min(timeout, self._how.statement_timeout), proving=True) as snapshot:
-            yield Glimpse(self._fence(snapshot), partial(self._read_at_once, snapshot))
+            yield Glimpse(self._fence(snapshot), partial(self._read_in, snapshot, by_window=True))
+
+    @contextmanager
+    def side_by_side(self) -> Iterator["SideBySide"]:
+        """Hold a snapshot open in which several spans are read as `read` does. Raises, from within as well, as that does."""
+        with self._snapshot(proving=True) as snapshot:
+            yield SideBySide(self._fence(snapshot), partial(self._read_in, snapshot), self._dialect.snapshot)
 
     def customers(self, query: str) -> listed.Batches:
         """Yield the rows of a mapping from keys to customers in batches, from one snapshot. Raises as `read` does."""
         with self._snapshot() as snapshot:
             yield from listed.from_snapshot(snapshot, self._statement(query), self._refusal)
 
-    def _read_at_once(
+    def _read_in(
         self,
         snapshot: Snapshot,
         query: str,
         span: Span,
         window: dt.timedelta,
         dimensions: Sequence[str] = (),
+        step: dt.timedelta | None = None,
+        *,
+        by_window: bool = False,
     ) -> Iterator[list[Reading]]:
-        """Yield all readings of a span in batches, by a query that returns `window`. Raises QueryRejected if it does not."""
-        yield from self._readings(snapshot, self._statement(query), span, window, dimensions, by_window=True)
+        """Yield all readings of a span in batches, from a snapshot that is open; with `by_window`, by one question."""
+        statement = self._statement(query)
+        questions = self._questions(snapshot, statement, span, window, step, dimensions)
+        for asked in [span] if by_window else questions:
+            yield from self._readings(snapshot, statement, asked, window, dimensions, by_window=by_window)
 
     @contextmanager
     def sampling(self, query: str, now: dt.datetime, *, counters: bool) -> Iterator[Asking]:
@@ -548,11 +559,6 @@ class Source:
     def _kinds(self, result: sa.CursorResult[Any]) -> list[str | None]:
         """Return the database's name for the type of each column; None where it does not say."""
         return [self._dialect.kind(column[1]) for column in result.cursor.description]
-
-    def _try_instants(self, found: Places, row: sa.Row[Any]) -> None:
-        for column, place in (("at", found.at), ("window", found.window)):
-            if place is not None and row[place] is not None:
-                self._instants.read(column, row[place])
 
     def _refusal(self, reason: str, rejected: Rejected = Rejected.OTHERWISE) -> QueryRejected:
         return QueryRejected(f"Source {self.name}: {reason}", rejected=rejected)

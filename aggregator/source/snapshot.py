@@ -48,6 +48,16 @@ class Glimpse(NamedTuple):
     """Given a query, a span, the length of its windows, and the query's dimensions, if it has any."""
 
 
+class SideBySide(NamedTuple):
+    """An open snapshot in which any queries are asked: what it proves, what asks them, and whether they see one state."""
+
+    fence: Fence | None
+    read: Callable[..., Iterator[list[Reading]]]
+    """Given what `Glimpse.read` is; a query that returns no `window` is asked once per window."""
+    one_state: bool
+    """False of a kind of database that keeps no snapshot: each query may see another state."""
+
+
 class Shape(NamedTuple):
     """Which of the optional columns a query returns."""
 

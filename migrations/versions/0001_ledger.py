@@ -63,9 +63,12 @@ create table aggregator.configuration (
     loaded_at timestamptz not null default clock_timestamp(),
     host      text not null,
     process   integer not null,
-    meters    jsonb not null
+    meters    jsonb not null,
+    applied_by text check (applied_by <> ''),
+    reason    text check (reason <> '')
 );
-comment on table aggregator.configuration is 'Each configuration of the meters that a process took over, if it differs.';
+comment on table aggregator.configuration is
+    'Each configuration of the meters that a process took over, if it differs; or that a person applied, and why.';
 """
 
 # How far each meter is, by which definition each stretch of time is read, and who reads it just now.

@@ -87,16 +87,75 @@ def test_the_hook_checks_the_configuration(tmp_path: Path) -> None:
     assert run(shlex.split(hook["entry"]), tmp_path).returncode == ExitCode.WRONG_CALL
 
 
+def installed(temporary: Path) -> None:
+    """Put the program of this environment where the action's first step does."""
+    programs = temporary / "aggregator" / "bin"
+    programs.mkdir(parents=True)
+    (programs / "aggregator").symlink_to(Path(sys.executable).parent / "aggregator")
+
+
+GH = """#!/bin/sh
+for each in "$@"; do printf '%s\\n' "$each" >> "$RUNNER_TEMP/called"; done
+"""
+
+
+def test_the_action_shows_what_a_pull_request_changes(tmp_path: Path) -> None:
+    """Compared with the branch that it goes to: in the summary, as an output and in a comment."""
+    *_, plan, comment = read("action.yml")["runs"]["steps"]
+    for step in (plan, comment):
+        assert "inputs.plan == 'true'" in step["if"]
+        assert "github.base_ref != ''" in step["if"]
+    assert "inputs.comment == 'true'" in comment["if"]
+    temporary, origin, clone = tmp_path / "temporary", tmp_path / "origin", tmp_path / "clone"
+    installed(temporary)
+    (tmp_path / "gh").write_text(GH)
+    (tmp_path / "gh").chmod(0o755)
+    git(tmp_path, "init", "-q", "-b", "main", "origin")
+    git(origin, "commit", "-q", "--allow-empty", "-m", "nothing yet")
+    git(tmp_path, "clone", "-q", "origin", "clone")
+    config = clone / "our usage.yaml"
+    config.write_text(CONFIG.read_text())
+    where = {"GITHUB_STEP_SUMMARY": str(tmp_path / "summary"), "GITHUB_OUTPUT": str(tmp_path / "output")}
+    where |= {"RUNNER_TEMP": str(temporary), "CONFIG": config.name, "BASE": "main", "NUMBER": "7"}
+
+    def said() -> str:
+        ran = run([plan["shell"], "-e", "-c", plan["run"]], clone, **where)
+        assert ran.returncode == ExitCode.DONE, ran.stderr
+        git(clone, "worktree", "remove", str(temporary / "base"))
+        return (temporary / "plan.md").read_text()
+
+    assert said() == "### This configuration is new\n"
+    (origin / config.name).write_text(config.read_text())
+    git(origin, "add", ".")
+    git(origin, "commit", "-q", "-m", "the configuration")
+    assert "Nothing changes" in said()
+    config.write_text(config.read_text().replace("window: 1h", "window: 1d"))
+    assert "window 1d (was 1h)" in said()
+    assert "window 1d (was 1h)" in (tmp_path / "summary").read_text()
+    assert f"plan={temporary}/plan.md\n" in (tmp_path / "output").read_text()
+    ran = run([comment["shell"], "-e", "-c", f'PATH="{tmp_path}:$PATH"\n{comment["run"]}'], clone, **where)
+    assert ran.returncode == ExitCode.DONE, ran.stderr
+    assert (temporary / "called").read_text().split() == [
+        *("pr", "comment", "7", "--edit-last", "--create-if-none"),
+        *("--body-file", f"{temporary}/plan.md"),
+    ]
+
+
+def git(folder: Path, *words: str) -> None:
+    """Do something to a repository."""
+    who = ["-c", "user.name=a", "-c", "user.email=a@example.org"]
+    ran = run(["git", *who, *words], folder)
+    assert ran.returncode == 0, ran.stderr
+
+
 def test_the_action_checks_the_configuration_that_it_is_given(tmp_path: Path) -> None:
     """By the steps of the file, the installation apart; a name with a blank and a quote in it is no more than a name."""
     action = read("action.yml")
-    install, check = action["runs"]["steps"]
+    install, check, *_ = action["runs"]["steps"]
     assert install["env"] == {"SOURCE": "${{ github.action_path }}"}
     assert check["env"] == {"CONFIG": "${{ inputs.config }}"}
-    assert action["inputs"].keys() == {"config"}
-    programs = tmp_path / "aggregator" / "bin"
-    programs.mkdir(parents=True)
-    (programs / "aggregator").symlink_to(Path(sys.executable).parent / "aggregator")
+    assert action["inputs"].keys() == {"config", "plan", "comment"}
+    installed(tmp_path)
     config = tmp_path / 'our "usage"; exit 0.yaml'
     for text, code in ((CONFIG.read_text(), ExitCode.DONE), ("meters: {}\n", ExitCode.WRONG_CALL)):
         config.write_text(text)

@@ -80,6 +80,8 @@ COMMANDS = {
     "statement": ("statement", "cus_0", "--json"),
     "runs": ("runs", "--json"),
     "notify": ("notify", "--json"),
+    "plan": ("plan", "--out", "plan.json"),
+    "apply": ("apply", "plan.json", "--recheck"),
     "web": ("web", "token", "--customer", "cus_0"),
 }
 """Every command that is given the configuration, and how it is called here."""
