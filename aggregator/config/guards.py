@@ -67,7 +67,10 @@ class Guards(Block):
 
     max_per_customer_window: Units | None = Field(
         default=None,
-        description="The most units that one customer may use in one window; beyond it, the increase is held.",
+        description=(
+            "The most units that one customer may use in one window, of all dimensions together; beyond it, the increase "
+            "is held."
+        ),
         examples=[100000],
     )
     max_change: Times | None = Field(

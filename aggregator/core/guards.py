@@ -1,7 +1,10 @@
 """Guards against too much: which increase waits for a person, and why. Pure.
 
 Rules
-- What counts is what a customer used in a window, whatever was billed of it before, and whatever carry comes to it.
+- What counts is what a customer used in a window, whatever was billed of it before, and whatever carry comes to it. Where
+  usage is kept apart by dimensions, it is that of all combinations together, and so is what was usual: a thousand
+  combinations hide nothing. Beyond a limit, every increase of that customer in that window is held. Once a combination
+  comes to less and the customer is within the limits, what waits of the others is released by itself.
 - Usual is the most in one window of the same hour (or, of longer windows, in the same window) of the four weeks before.
   What a guard holds was never usual. With usage in fewer than two of those weeks a customer has no
   history, and is never unusual: neither is anybody new, nor a meter that began lately. Weeks are counted in UTC.
@@ -17,7 +20,7 @@ import datetime as dt
 from collections.abc import Mapping
 from decimal import Decimal
 
-from aggregator.core.model import Change, Guard, Guards, Swollen
+from aggregator.core.model import Change, Guard, Guards, Swollen, Together
 
 WEEK = dt.timedelta(days=7)
 WEEKS = 4
@@ -45,15 +48,23 @@ def tripped_by(
     change: Change, booked: Decimal, guards: Guards, swollen: Mapping[dt.datetime, Swollen]
 ) -> Guard | None:
     """Return the guard that holds an increase of a slot that stands at `booked` so far; None if it may go."""
-    passed = change.total if change.passed else booked
+    used = change.together or Together(change.now, change.total if change.passed else booked)
+    guard = of_customer(used, change.usual, guards)
+    return Guard.TOTAL if guard is None and change.window_start in swollen else guard
+
+
+def of_customer(used: Together, usual: Decimal | None, guards: Guards) -> Guard | None:
+    """Return the guard that holds the increases of a customer in a window; None if no guard of single customers does."""
     most, times = guards.max_per_customer_window, guards.max_change
-    if most is not None and beyond(change.now, most, passed):
+    if most is not None and beyond(used.now, most, used.passed):
         return Guard.CUSTOMER
-    if times is not None and change.usual is not None:
-        limit = limit_of(times, change.usual, guards)
-        if beyond(change.now, limit, passed):
-            return Guard.CHANGE
-    return Guard.TOTAL if change.window_start in swollen else None
+    if (
+        times is not None
+        and usual is not None
+        and beyond(used.now, limit_of(times, usual, guards), used.passed)
+    ):
+        return Guard.CHANGE
+    return None
 
 
 def is_swollen(now: Decimal, passed: Decimal, usual: Decimal, guards: Guards) -> bool:
@@ -64,12 +75,14 @@ def is_swollen(now: Decimal, passed: Decimal, usual: Decimal, guards: Guards) ->
 
 def reason(guard: Guard, change: Change, guards: Guards, swollen: Mapping[dt.datetime, Swollen]) -> str:
     """Say why an increase is held, with the figures."""
+    used = change.together.now if change.together else change.now
+    units = f"{used:f} units{' of all combinations' if change.dimensions else ''}"
     if guard is Guard.CUSTOMER:
-        return f"{change.now:f} units in one window, above `max_per_customer_window: {guards.max_per_customer_window:f}`"
+        return f"{units} in one window, above `max_per_customer_window: {guards.max_per_customer_window:f}`"
     if guard is Guard.CHANGE:
         assert change.usual is not None, "who has no history is not unusual"
         return (
-            f"{change.now:f} units in one window, and {change.usual:f} at most at this hour of the past {WEEKS} weeks: "
+            f"{units} in one window, and {change.usual:f} at most at this hour of the past {WEEKS} weeks: "
             f"above `max_change: {guards.max_change:f}x`"
         )
     window = swollen[change.window_start]

@@ -351,6 +351,13 @@ class Tail(StrEnum):
     )
 
 
+class Together(NamedTuple):
+    """What a customer uses in a window of all combinations together, and how much of that was let go before."""
+
+    now: Decimal
+    passed: Decimal
+
+
 class Change(NamedTuple):
     """A slot whose quantity is no longer what the ledger holds, with all that is needed to decide about it."""
 
@@ -388,6 +395,8 @@ class Change(NamedTuple):
     passed: bool = False
     """Whether what is planned anew had left before: the guards had let it go."""
     dimensions: Dimensions = ()
+    together: Together | None = None
+    """Of its customer and window, where usage is kept apart and guards ask; None: its own figures are all there is."""
 
 
 class Planned(NamedTuple):

@@ -15,7 +15,6 @@ from decimal import Decimal
 from typing import Protocol
 
 from aggregator.core import windows
-from aggregator.core.dimensions import shown
 from aggregator.core.guards import STRETCH, WEEK, WEEKS
 from aggregator.core.model import Meter, Reading, Span
 from aggregator.errors import QueryRejected, QueryTimedOut, SinkError
@@ -237,10 +236,7 @@ class Trial:
             for each in trying.readings(answer, part, self._length):
                 if each.customer is not None and each.quantity and each.quantity > 0:
                     used = found.setdefault(each.window_start, {})
-                    whose = each.customer
-                    if each.dimensions:  # guards look at each combination by itself
-                        whose = f"{whose} ({shown(each.dimensions)})"
-                    used[whose] = used.get(whose, Decimal(0)) + each.quantity
+                    used[each.customer] = used.get(each.customer, Decimal(0)) + each.quantity
         return found
 
     # One step each

@@ -9,7 +9,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aggregator.core.guards import beyond
-from aggregator.core.model import Decreases, Guard, Guards, State, Swollen, Tail, WriteModel
+from aggregator.core.model import (
+    ZERO,
+    Decreases,
+    Guard,
+    Guards,
+    State,
+    Swollen,
+    Tail,
+    Together,
+    WriteModel,
+)
 from aggregator.core.planner import Policy, plan
 from tests.core.usage import LIMITS, POLICY, changes, instant
 
@@ -185,3 +195,14 @@ def test_what_replaces_the_proposal_of_a_repair_waits_for_a_person(model: WriteM
     assert held_by(KNOWN + "acme | 10:00 | 4 | 6000 | 4 | 3 | 10:01 | -50", limited, **proposed) == [
         Guard.REPAIR
     ]
+
+
+def test_of_usage_that_is_kept_apart_all_combinations_count() -> None:
+    """One unit of a combination waits if its customer is beyond; a hundred go where that much was let go before."""
+    beyond_ = Together(Decimal(101), ZERO)
+    assert held_by(NEW + "acme | 10:00 | 1", together=beyond_) == [Guard.CUSTOMER]
+    assert held_by(NEW + "acme | 10:00 | 100", together=Together(Decimal(300), Decimal(200))) == [None]
+    assert held_by(NEW + "acme | 10:00 | 1", CHANGE, usual=Decimal(10), together=beyond_) == [Guard.CHANGE]
+    applying = replace(MOST, decreases=Decreases.APPLY)
+    less = KNOWN + "acme | 10:00 | 9 | 8 | 9 | 1 | 10:01 |"
+    assert held_by(less, applying, together=beyond_) == [None], "what lowers a bill is no matter of a limit"

@@ -286,13 +286,36 @@ MISTAKES: tuple[Mistake, ...] = (
     Mistake(
         "what waits counts as released, so that the next late row sends all of it",
         "aggregator/core/guards.py",
-        "passed = change.total if change.passed else booked",
-        "passed = change.total",
+        "Together(change.now, change.total if change.passed else booked)",
+        "Together(change.now, change.total)",
         ("tests/postgres/test_guards.py::test_a_change_of_what_is_held_is_held_in_its_place",),
     ),
     Mistake(
-        "what a guard holds becomes what is usual",
+        "guards look at each combination by itself",
         "aggregator/ledger/passes/changes.py",
+        "together = None if now is None else Together(now, let_go)",
+        "together = None",
+        ("tests/postgres/test_guards_together.py::test_a_runaway_over_many_combinations_is_held_as_one",),
+    ),
+    Mistake(
+        "guards forget the combinations that have not changed",
+        "aggregator/ledger/passes/together.py",
+        "had.quantity + moved.more as now",
+        "moved.more as now",
+        (
+            "tests/postgres/test_guards_together.py::test_what_went_before_it_was_too_much_stays_and_the_rest_waits",
+        ),
+    ),
+    Mistake(
+        "what a guard holds of combinations waits for ever, though the runaway one was put right",
+        "aggregator/ledger/passes/passes.py",
+        "                    together.let_go(connection, feed, this, past, tally, swollen)\n",
+        "",
+        ("tests/postgres/test_guards_together.py::test_who_is_within_the_limit_again_is_released",),
+    ),
+    Mistake(
+        "what a guard holds becomes what is usual",
+        "aggregator/ledger/passes/together.py",
         "and held.guard not in ('shrink_guard', 'repair'))",
         "and false)",
         ("tests/postgres/test_guards.py::test_what_a_guard_holds_is_no_measure_until_it_is_released",),
@@ -321,10 +344,9 @@ MISTAKES: tuple[Mistake, ...] = (
     Mistake(
         "what was dismissed of a swollen window goes with the rest",
         "aggregator/ledger/passes/usual.py",
-        "where parked.feed_id = %(feed_id)s and parked.guard = 'max_total_change' and parked.dismissed_at is null\n"
+        "where parked.feed_id = %(feed_id)s and {these} and parked.dismissed_at is null\n"
         "       and parked.moved_with is null",
-        "where parked.feed_id = %(feed_id)s and parked.guard = 'max_total_change'\n"
-        "       and parked.moved_with is null",
+        "where parked.feed_id = %(feed_id)s and {these}\n       and parked.moved_with is null",
         ("tests/postgres/test_guards.py::test_what_a_person_dismissed_of_a_swollen_window_stays_dismissed",),
     ),
     Mistake(

@@ -313,7 +313,9 @@ def test_without_guards_nothing_is_asked() -> None:
     assert past_of(METER, (), START) is None
     for model in WriteModel:
         for limited in (False, True):
-            assert ("168 hours" in statement_for(model, limited=limited, moving=False)) == limited
+            for apart in (False, True):
+                text = statement_for(model, limited=limited, moving=False, apart=apart)
+                assert ("168 hours" in text) == limited
     assert "said" not in statement_for(WriteModel.DELTA, limited=False, moving=False)
 
 

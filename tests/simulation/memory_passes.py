@@ -1,7 +1,8 @@
 """The ledger in memory: passes, with the shrink guard and what is set aside."""
 
 import datetime as dt
-from collections.abc import Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Container, Iterator, Sequence
 from decimal import Decimal
 from functools import lru_cache
 
@@ -34,7 +35,7 @@ from aggregator.ledger.passes.unchanged import Unchanged
 from aggregator.ledger.passes.usual import Past, Swelled, past_of
 from aggregator.ledger.review.moves import may_move
 from tests.simulation import memory_moves as moves
-from tests.simulation.apart import customer_of, dimensions_of, name_of, named
+from tests.simulation.apart import SIGN, customer_of, dimensions_of, name_of, named
 from tests.simulation.conditions import HOUR
 from tests.simulation.memory import (
     EventRow,
@@ -56,7 +57,16 @@ from tests.simulation.memory_reassert import (
     waiting,
     waits_for_a_word,
 )
-from tests.simulation.memory_usual import asked, let_go, let_go_of, of_slot, swollen
+from tests.simulation.memory_usual import (
+    asked,
+    let_customers_go,
+    let_go,
+    let_go_of,
+    of_slot,
+    swollen,
+    together,
+    within_limits,
+)
 
 
 class MemoryPasses:
@@ -103,6 +113,7 @@ class MemoryPasses:
             tally.held += moves.hold(self._ledger, feed, fell, planned, this.now)
             note_newer(self._ledger, feed, decisions, this.now)
             let_go(self._ledger, feed, over.get(feed.id, []), tally.voided, this.now)
+            self._let_customers_go(lease, feed, this, decisions, held.swollen.get(feed.id, {}))
         note_given_up(self._ledger, lease.registered, tally.voided, this.now)
         moves.keep(self._ledger, lease.registered, tally.voided, this.now)
         once_more = self._void(tally.voided, this.now)
@@ -197,6 +208,29 @@ class MemoryPasses:
                 if found:
                     raise Swelled(feed, found)
         return tally, decided, over
+
+    def _let_customers_go(
+        self,
+        lease: Lease,
+        feed: Feed,
+        this: Pass,
+        decisions: Sequence[Decision],
+        swollen: Container[dt.datetime],
+    ) -> None:
+        """Let go what guards hold of customers who came within the limits, of whom a combination came to less."""
+        past = past_of(lease.registered.meter, lease.definitions, this.span.start)
+        if past is None or not past.watches_customers or not _apart(self._ledger.tables, lease.registered):
+            return
+        written = [each for each in decisions if not each.deferred]
+        planned = [each.event.id for each in written if each.event is not None]
+        voided = [each.voids for each in written if each.voids is not None]
+        lowered = {
+            (change.window_start, change.customer)
+            for change, *_ in written
+            if change.now < change.before and change.window_start not in swollen
+        }
+        found = within_limits(self._ledger.tables, feed, past, lowered, planned, voided)
+        let_customers_go(self._ledger, feed, found, [*planned, *voided], this.now)
 
     def _shrunk(self, registered: Registered, feed: Feed, tally: Tally) -> list[Fallen]:
         """Return the windows that were read before and lose too much: all of it, or more than the meter's share."""
@@ -388,6 +422,12 @@ def _left_to_read(since: dt.datetime | None, this: Pass, mark: dt.datetime) -> d
     return this.span.end if this.span.end < mark else None
 
 
+def _apart(tables: Tables, registered: Registered) -> bool:
+    """Tell whether usage of a meter is kept apart anywhere."""
+    slots = (tables.slots[feed.id] for feed in registered.feeds)
+    return any(SIGN in name for windows in slots for names in windows.values() for name in names)
+
+
 def _check(ledger: MemoryLedger, feed: Feed, decisions: list[Decision]) -> None:
     """Refuse what Postgres would refuse by its constraints."""
     tables = ledger.tables
@@ -436,6 +476,9 @@ def _changes(
             )
     until = span.end if more else feed.until
     newer = set(_newer(tables, feed, found, until)) if says_zero else set()
+    moved: dict[tuple[str, dt.datetime], Decimal] = defaultdict(Decimal)
+    for customer, start, quantity, _, slot in found:
+        moved[customer_of(customer), start] += quantity - (slot.quantity if slot else ZERO)
     found.extend(
         (customer, start, slots[start][customer].quantity, None, slots[start][customer])
         for customer, start in newer
@@ -445,11 +488,14 @@ def _changes(
         event = EventId(next(ledger.event_ids))
         carry = tables.carries.get((feed.id, customer), ZERO)
         whose, apart = customer_of(customer), dimensions_of(customer)
-        usual = asked(tables, feed, start, customer, quantity, past)
+        of_all = None
+        if past is not None and (whose, start) in moved:
+            of_all = together(tables, feed, start, whose, moved[whose, start])
+        usual = asked(tables, feed, start, whose, of_all.now if of_all else quantity, past)
         if slot is None:
             yield Change(
                 SlotId(event), event, whose, start, ZERO, quantity, at, ZERO, 0, None, carry, Tail.CLEAR, None, ZERO,
-                known=False, shadow=_moved(tables, feed, whose, start), usual=usual, dimensions=apart,
+                known=False, shadow=_moved(tables, feed, whose, start), usual=usual, dimensions=apart, together=of_all,
             )  # fmt: skip
             continue
         tail, parked, delta = _tail(tables, slot)
@@ -458,7 +504,7 @@ def _changes(
             slot.id, event, whose, start, slot.quantity, quantity, at, slot.total, slot.revision, slot.stamped_at,
             carry, tail, parked, delta, True, slot.replan, _in_shadow(tables, feed, slot, whose, start),
             (customer, start) in newer,
-            unsaid, usual, passed, apart,
+            unsaid, usual, passed, apart, of_all,
         )  # fmt: skip
 
 

@@ -2,16 +2,16 @@
 
 import datetime as dt
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from decimal import Decimal
 
 from aggregator.core import guards
 from aggregator.core.guards import LEAST_WEEKS, WEEK, WEEKS
-from aggregator.core.model import EPOCH, ZERO, Decision, EventId, Guard, Span, State, Swollen
+from aggregator.core.model import EPOCH, ZERO, Decision, EventId, Guard, Span, State, Swollen, Together
 from aggregator.ledger.meters import Feed
 from aggregator.ledger.passes.stats import Tally
 from aggregator.ledger.passes.usual import Past
-from tests.simulation.apart import name_of
+from tests.simulation.apart import customer_of, name_of
 from tests.simulation.memory import MemoryLedger, OutboxRow, ParkedRow, SlotRow, Tables
 from tests.simulation.memory_reassert import note_newer_than
 
@@ -21,15 +21,63 @@ SAID = frozenset({State.ACCEPTED, State.CONFIRMED})
 def asked(
     tables: Tables, feed: Feed, start: dt.datetime, customer: str, now: Decimal, past: Past | None
 ) -> Decimal | None:
-    """Return what was usual for a customer at the hour of a window, if a guard asks."""
+    """Return what was usual for a customer at the hour of a window, of all combinations, if a guard asks."""
     if past is None or past.guards.max_change is None or now <= past.guards.unusual_from:
         return None
     weeks = []
     for windows in _weeks(start, past):
-        slots = [tables.slots[feed.id].get(each, {}).get(customer) for each in windows]
-        used = [slot.quantity for slot in slots if slot and slot.quantity > 0 and not _held(tables, slot)]
-        weeks += [max(used)] if used else []
+        used = [
+            [slot.quantity for slot in of_customer(tables, feed, each, customer) if _counts(tables, slot)]
+            for each in windows
+        ]
+        weeks += [max(sum(each, ZERO) for each in used)] if any(used) else []
     return max(weeks) if len(weeks) >= LEAST_WEEKS else None
+
+
+def of_customer(tables: Tables, feed: Feed, start: dt.datetime, customer: str) -> list[SlotRow]:
+    """Return the slots of a customer in a window, one for each combination."""
+    return [
+        slot for name, slot in tables.slots[feed.id].get(start, {}).items() if customer_of(name) == customer
+    ]
+
+
+def together(
+    tables: Tables,
+    feed: Feed,
+    start: dt.datetime,
+    customer: str,
+    more: Decimal = ZERO,
+    voided: Collection[EventId] = (),
+) -> Together:
+    """Return what a customer uses in a window that is `more` than the ledger has, and how much of it was let go."""
+    slots = of_customer(tables, feed, start, customer)
+    return Together(
+        sum((slot.quantity for slot in slots), more),
+        sum((slot.total - _not_let_go(tables, slot, voided) for slot in slots), ZERO),
+    )
+
+
+def within_limits(
+    tables: Tables,
+    feed: Feed,
+    past: Past,
+    lowered: Collection[tuple[dt.datetime, str]],
+    planned: Collection[EventId],
+    voided: Collection[EventId],
+) -> list[tuple[dt.datetime, str]]:
+    """Return whose increases are held without a need, of those who came to less, but for what was planned just now."""
+    waits = {
+        (tables.events[event].window_start, customer_of(tables.events[event].customer))
+        for event, parked in tables.parked.items()
+        if parked.feed_id == feed.id and _of_customers(parked) and event not in {*planned, *voided}
+    }
+    found = []
+    for start, customer in sorted(waits.intersection(lowered)):
+        used = together(tables, feed, start, customer, voided=voided)
+        usual = asked(tables, feed, start, customer, used.now, past)
+        if guards.of_customer(used, usual, past.guards) is None:
+            found.append((start, customer))
+    return found
 
 
 def of_slot(tables: Tables, slot: SlotRow, parked: EventId | None) -> tuple[bool, bool]:
@@ -78,20 +126,45 @@ def let_go(
     now: dt.datetime,
 ) -> None:
     """Let go what waits because these windows were swollen, unless a newer plan replaces it."""
+    slots = [slot for start in windows for slot in ledger.tables.slots[feed.id].get(start, {}).values()]
+    _let_go(ledger, feed, slots, _swelled, voided, now)
+
+
+def let_customers_go(
+    ledger: MemoryLedger,
+    feed: Feed,
+    customers: Sequence[tuple[dt.datetime, str]],
+    untouched: Sequence[EventId],
+    now: dt.datetime,
+) -> None:
+    """Let go what waits of customers in windows, but for what was planned just now or is replaced."""
+    slots = [
+        slot for start, customer in customers for slot in of_customer(ledger.tables, feed, start, customer)
+    ]
+    _let_go(ledger, feed, slots, _of_customers, untouched, now)
+
+
+def _let_go(
+    ledger: MemoryLedger,
+    feed: Feed,
+    slots: Sequence[SlotRow],
+    which: Callable[[ParkedRow], bool],
+    untouched: Sequence[EventId],
+    now: dt.datetime,
+) -> None:
     tables, gone = ledger.tables, []
-    for start in windows:
-        for slot in tables.slots[feed.id].get(start, {}).values():
-            parked = tables.parked.get(slot.tail) if slot.tail is not None else None
-            if parked is None or slot.tail is None or not _swelled(parked) or parked.moved_with is not None:
-                continue
-            if slot.tail in voided:
-                continue
-            del tables.parked[slot.tail]
-            event = tables.events[slot.tail]
-            ledger.move(event, State.DUE)
-            event.reason = None
-            tables.outbox[slot.tail] = OutboxRow(feed.sink_id, now)
-            gone.append(slot.tail)
+    for slot in slots:
+        parked = tables.parked.get(slot.tail) if slot.tail is not None else None
+        if parked is None or slot.tail is None or not which(parked) or parked.moved_with is not None:
+            continue
+        if slot.tail in untouched:
+            continue
+        del tables.parked[slot.tail]
+        event = tables.events[slot.tail]
+        ledger.move(event, State.DUE)
+        event.reason = None
+        tables.outbox[slot.tail] = OutboxRow(feed.sink_id, now)
+        gone.append(slot.tail)
     note_newer_than(ledger, gone, now)
 
 
@@ -164,6 +237,24 @@ def _held(tables: Tables, slot: SlotRow) -> bool:
 
 def _by_limit(parked: ParkedRow) -> bool:
     return parked.guard is not None and parked.guard.limits
+
+
+def _counts(tables: Tables, slot: SlotRow) -> bool:
+    return slot.quantity > 0 and not _held(tables, slot)
+
+
+def _not_let_go(tables: Tables, slot: SlotRow, voided: Collection[EventId]) -> Decimal:
+    """Return how much of where a slot stands waits, or was refused before it left."""
+    parked = tables.parked.get(slot.tail) if slot.tail is not None else None
+    if parked is None or slot.tail is None or slot.tail in voided:
+        return ZERO
+    event = tables.events[slot.tail]
+    waits = parked.state is State.HELD or (parked.state is State.REFUSED and event.attempted_at is None)
+    return event.delta if waits else ZERO
+
+
+def _of_customers(parked: ParkedRow) -> bool:
+    return parked.guard in (Guard.CUSTOMER, Guard.CHANGE) and parked.dismissed_at is None
 
 
 def _swelled(parked: ParkedRow) -> bool:

@@ -23,6 +23,7 @@ from aggregator.ledger.review.parked import ParkedEvents
 from tests.conftest import TEMPLATE
 from tests.fakes import LIMITS, FakeSink, FakeSource
 from tests.postgres.world import HOUR, METER, MINUTE, START
+from tests.simulation.apart import DIMENSION
 from tests.simulation.memory import MemoryLedger, MemoryMeters
 from tests.simulation.memory_first_use import MemoryFirstUses
 from tests.simulation.memory_identity import Disk, MemoryIdentity
@@ -170,10 +171,19 @@ def propose(database: Database, memory: MemoryLedger, chance: random.Random) -> 
         )
 
 
-@pytest.mark.parametrize("model", list(WriteModel))
+def by_model(uses: list[Use]) -> list[tuple[str | None, dt.datetime, Decimal, dict[str, str | None]]]:
+    """Keep usage apart by one of three models: whoever uses too much does so by several of them together."""
+    return [(who, at, much, {DIMENSION: f"m{at.minute % 3}"}) for who, at, much in uses]
+
+
+@pytest.mark.parametrize(
+    ("model", "apart"),
+    [*((model, False) for model in WriteModel), (WriteModel.DELTA, True)],
+    ids=str,
+)
 @pytest.mark.parametrize("seed", range(1, 3))
 def test_the_ledger_in_memory_has_the_same_guards(
-    seed: int, model: WriteModel, create_database: Callable[[str | None], str]
+    seed: int, model: WriteModel, create_database: Callable[[str | None], str], *, apart: bool
 ) -> None:
     """Usage that jumps, limits that change, releases and dismissals at random: both ledgers and both sinks agree."""
     chance = random.Random(seed)
@@ -182,9 +192,10 @@ def test_the_ledger_in_memory_has_the_same_guards(
         source = real.source
         decreases = chance.choice((Decreases.HOLD, Decreases.APPLY))
         meter = replace(METER, latest=model is WriteModel.LAST, decreases=decreases)
+        meter = replace(meter, dimensions=(DIMENSION,) if apart else ())
         for step, (at, meant, uses) in enumerate(told(chance)):
             now = real.now = twin.now = at
-            source.uses = uses
+            source.uses, source.kept_apart = ([], by_model(uses)) if apart else (uses, [])
             real.sink.refused = twin.sink.refused = {"cus_d"} if step > 6 and chance.random() < 0.4 else set()
             meter = replace(meter, guards=meant or meter.guards)
             one, other = real.round(meter, now), twin.round(meter, now)

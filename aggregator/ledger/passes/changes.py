@@ -6,11 +6,12 @@ from decimal import Decimal
 from functools import cache
 from typing import Any
 
-from aggregator.core.model import ZERO, Change, Span, Tail, WriteModel
+from aggregator.core.model import ZERO, Change, Span, Tail, Together, WriteModel
 from aggregator.ledger.combinations import Known
 from aggregator.ledger.database import Connection
 from aggregator.ledger.meters import Feed, Registered
 from aggregator.ledger.passes.spool import Spool
+from aggregator.ledger.passes.together import AND_TOGETHER, TOGETHER, TOGETHER_OF_EACH, USUAL
 from aggregator.ledger.passes.usual import Past
 from aggregator.ledger.passes.writer import BATCH
 
@@ -24,7 +25,7 @@ AWAITING = (Tail.UNSETTLED, None, ZERO)
 """What stands in the way of a new slot whose usage is still on its way for another customer."""
 
 UNASKED = (False, None, False)
-"""What guards ask about a slot, if none does."""
+"""What guards ask about a slot by itself, if none does."""
 
 UNKNOWN = (False, False, False, False, *UNASKED)
 """What there is to tell of a slot that the ledger does not have."""
@@ -202,57 +203,43 @@ UNSAID = """,
                           and (said.exposed_at is not null or said.state in ('accepted', 'confirmed')))
 """
 
-PASSED = ", usual.quantity, parked.state = 'refused' and waiting.attempted_at is not null"
-
-# Window by window, as each is found by the key: all windows of an hour would be looked through for all customers.
-USUAL = """
-  left join lateral (
-        select max(past.quantity) as quantity
-          from (
-                select week, max(slot.quantity) as quantity
-                  from generate_series(1, %(weeks)s) as week
-                 cross join generate_series(0, %(windows)s - 1) as number
-                  join aggregator.slot
-                    on slot.feed_id = %(feed_id)s and slot.customer = found.customer
-                   and slot.combination = found.combination
-                   and slot.window_start = date_bin(%(stretch)s, found.window_start, 'epoch')
-                                           - week * interval '168 hours' + number * %(window)s::interval
-                 where slot.quantity > 0 and slot.window_start >= %(compared_since)s
-                   and not exists (select from aggregator.parked as held
-                                    where held.event_id = slot.tail
-                                      and held.guard not in ('shrink_guard', 'repair'))
-                 group by week
-               ) as past
-         where %(compares)s and found.now > %(unusual_from)s
-        having count(*) >= %(least_weeks)s
-       ) as usual on true
-"""
+PASSED = ", parked.state = 'refused' and waiting.attempted_at is not null"
 
 
 AWAITS = " or (behind.customer is not null and found.now > coalesce(found.before, 0))"
 
 BEHIND = "left join behind using (window_start, customer, combination)"
 
-FOUND_WITH_NEWER = ("from (select * from differing union all", AND_NEWER, ") as found")
-
 
 @cache
-def statement_for(model: WriteModel, *, limited: bool, moving: bool) -> str:
+def statement_for(model: WriteModel, *, limited: bool, moving: bool, apart: bool = False) -> str:
     """Return how to find what differs, where a sink books by `model`: what nobody asks for is not looked up.
 
-    What is newer goes along where a customer's last number is billed; `limited` adds what guards ask, `moving` what waits
-    for a customer that had the usage before.
+    What is newer goes along where a customer's last number is billed; `limited` adds what guards ask, which is looked up once
+    for all combinations of a customer and window where usage is kept `apart`; `moving` adds what waits for a customer that
+    had the usage before.
     """
     unsaid, newer = limited or model is not WriteModel.DELTA, model is WriteModel.LAST
     assert not (newer and moving), "who has the last number billed is billed by the next one in any case"
-    known = WHAT_IS_KNOWN.format(awaits=AWAITS if moving else "")
-    known += (UNSAID if unsaid else "") + (PASSED if limited else "")
-    found: tuple[str, ...] = ("from (", DIFFERING, ") as found")
-    if newer or moving:
-        before = ("with differing as materialized (", DIFFERING, ")")
-        known = "\n".join((*before, ",", ON_ITS_WAY, known) if moving else (*before, known))
-        found = ("from differing as found", BEHIND) if moving else FOUND_WITH_NEWER
-    return "\n".join((known, *found, USUAL if limited else "", OF_EACH))
+    together = limited and apart
+    known = WHAT_IS_KNOWN.format(awaits=AWAITS if moving else "") + (UNSAID if unsaid else "")
+    if limited:
+        known += PASSED + (AND_TOGETHER if together else ", usual.quantity")
+    before = [f"differing as materialized ({DIFFERING})"] if newer or moving or together else []
+    found = "select * from differing" if before else DIFFERING
+    before += [ON_ITS_WAY] if moving else []
+    before += [f"together as materialized ({TOGETHER})"] if together else []
+    usual = (TOGETHER_OF_EACH if together else USUAL.format(its="found")) if limited else ""
+    return "\n".join(
+        (
+            f"with {', '.join(before)}" if before else "",
+            known,
+            f"from ({found}{f' union all {AND_NEWER}' if newer else ''}) as found",
+            BEHIND if moving else "",
+            usual,
+            OF_EACH,
+        )
+    )
 
 
 FORGET_UNMAPPED = """
@@ -342,8 +329,9 @@ def changes(
         "unit": unit,
     }
     if past is not None:
-        values |= past.values()
-    statement = statement_for(feed.model, limited=past is not None, moving=moving)
+        values |= {**past.values(), "voided": []}
+    apart = len(combinations) > 1
+    statement = statement_for(feed.model, limited=past is not None, moving=moving, apart=apart)
     cursor = connection.cursor(name=f"changed_{feed.id}")
     try:
         io.submit(cursor.execute, statement, values, binary=True).result()
@@ -364,19 +352,20 @@ def _change(row: tuple[Any, ...], combinations: Known) -> Change:
     if slot is None:
         trouble = AWAITING if tail else UNTROUBLED
         known = NEW if carry is None and not tail else (*UNBOOKED, carry or ZERO, *trouble, *UNKNOWN)
-        new = build(Change, (event, event, customer, start, ZERO, now, at, *known, apart))
+        new = build(Change, (event, event, customer, start, ZERO, now, at, *known, apart, None))
         return new._replace(shadow=True) if shadow else new
     trouble = (Tail(tail), parked, delta or ZERO) if tail else UNTROUBLED
-    ours = (*booked, carry or ZERO, *trouble, True, again, shadow, newer, *UNASKED, apart)
+    ours = (*booked, carry or ZERO, *trouble, True, again, shadow, newer, *UNASKED, apart, None)
     return build(Change, (slot, event, customer, start, before, now, at, *ours))
 
 
 def _asked_about(row: tuple[Any, ...], combinations: Known) -> Change:
     """Make a change of a longer row: whether nothing of the slot was said, and what guards ask."""
-    unsaid, usual, passed = (*row[COLUMNS:], None, None)[:3]
+    unsaid, passed, usual, now, let_go = (*row[COLUMNS:], None, None, None, None)[:5]
+    together = None if now is None else Together(now, let_go)
     change = _change(row[:COLUMNS], combinations)
-    if unsaid or usual is not None or passed:
-        return change._replace(unsaid=bool(unsaid), usual=usual, passed=bool(passed))
+    if unsaid or passed or usual is not None or together is not None:
+        return change._replace(unsaid=bool(unsaid), usual=usual, passed=bool(passed), together=together)
     return change
 
 

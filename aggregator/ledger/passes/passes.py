@@ -30,7 +30,7 @@ from aggregator.ledger.database import Connection, Database, Part
 from aggregator.ledger.feeds import MOVE_FEEDS
 from aggregator.ledger.identity import LedgerIdentity
 from aggregator.ledger.meters import RENEW, Feed, Lease, Registered
-from aggregator.ledger.passes import evidence, reassert, records, shrink_guard, unchanged, usual
+from aggregator.ledger.passes import evidence, reassert, records, shrink_guard, together, unchanged, usual
 from aggregator.ledger.passes.changes import changes, note_unmapped, stage
 from aggregator.ledger.passes.holding import hold
 from aggregator.ledger.passes.records import Pass
@@ -218,8 +218,8 @@ class Passes(Part):
                     reassert.note_close(connection, feed, pass_id, this.now)
                     if not fallen:
                         shrink_guard.check(connection, registered, feed, tally)
-                    if past is not None and past.sums:
-                        usual.check(connection, feed, this.span, past, tally, this.now)
+                    usual.check(connection, feed, this.span, past, tally, this.now)
+                    together.let_go(connection, feed, this, past, tally, swollen)
             if tally.changed:
                 evidence.note(connection, registered, pass_id, mark, tally.reread)
             reassert.note_given_up(connection, registered.feeds, tally.voided, this.now)

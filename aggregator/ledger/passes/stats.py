@@ -58,6 +58,8 @@ class Tally(PassCounts):
     """Whether it is to be counted by how much windows are raised."""
     raised: dict[dt.datetime, Decimal] = field(default_factory=dict)
     """By how much, in events that are due; counted for one feed."""
+    lowered: set[tuple[dt.datetime, str]] = field(default_factory=set)
+    """Windows and customers of which a combination came to less, where guards look at all of them; counted for one feed."""
     pass_id: int | None = None
     """The number of the pass's record, once it is written."""
     mark: dt.datetime = BEGINNING
@@ -99,6 +101,9 @@ class Tally(PassCounts):
         self._time(decision)
         if decision.voids is not None:
             self.voided.append(decision.voids)
+        change = decision.change
+        if change.together is not None and change.now < change.before:
+            self.lowered.add((change.window_start, change.customer))
         event = decision.event
         if event is None:
             return

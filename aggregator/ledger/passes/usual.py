@@ -68,9 +68,9 @@ select asked.window_start, counted, waiting, usual.quantity
 LET_GO = """
 with gone as (
     delete from aggregator.parked using aggregator.event, aggregator.slot
-     where parked.feed_id = %(feed_id)s and parked.guard = 'max_total_change' and parked.dismissed_at is null
+     where parked.feed_id = %(feed_id)s and {these} and parked.dismissed_at is null
        and parked.moved_with is null and parked.event_id <> all(%(voided)s)
-       and event.id = parked.event_id and event.window_start = any(%(windows)s)
+       and event.id = parked.event_id
        and slot.feed_id = parked.feed_id and slot.window_start = event.window_start and slot.customer = event.customer
        and slot.combination = event.combination and slot.tail = event.id
     returning parked.event_id
@@ -81,6 +81,10 @@ with gone as (
 update aggregator.event set state = 'due', reason = null from gone where event.id = gone.event_id
 returning event.id
 """
+
+LET_WINDOWS_GO = LET_GO.format(
+    these="parked.guard = 'max_total_change' and event.window_start = any(%(windows)s)"
+)
 
 
 class Past(NamedTuple):
@@ -94,6 +98,11 @@ class Past(NamedTuple):
     def sums(self) -> bool:
         """Whether whole windows are compared, too."""
         return self.guards.max_total_change is not None
+
+    @property
+    def watches_customers(self) -> bool:
+        """Whether single customers are looked at."""
+        return self.guards.max_per_customer_window is not None or self.guards.max_change is not None
 
     def values(self) -> dict[str, object]:
         """Return what the statements need of it."""
@@ -126,8 +135,12 @@ class Swelled(Exception):
         self.windows = windows
 
 
-def check(connection: Connection, feed: Feed, span: Span, past: Past, tally: Tally, now: dt.datetime) -> None:
+def check(
+    connection: Connection, feed: Feed, span: Span, past: Past | None, tally: Tally, now: dt.datetime
+) -> None:
     """Raise Swelled if a window that the pass raised is swollen; release what waits in those that are not any more."""
+    if past is None or not past.sums:
+        return
     raised, tally.raised = tally.raised, {}
     values = {
         **past.values(),
@@ -151,5 +164,5 @@ def check(connection: Connection, feed: Feed, span: Span, past: Past, tally: Tal
         raise Swelled(feed, anew)
     over = [start for start, _, waiting, _ in rows if waiting and start not in swollen]
     if over:
-        gone = connection.execute(LET_GO, {**values, "windows": over}).fetchall()
+        gone = connection.execute(LET_WINDOWS_GO, {**values, "windows": over}).fetchall()
         note_newer_than(connection, [row[0] for row in gone], now)
