@@ -20,7 +20,7 @@ COLOURS = 96
 """A page has few; more would make the file larger, not better."""
 
 LEFT_OUT = {"nothing"}
-ON_A_PHONE = {"meters", "customer"}
+ON_A_PHONE = {"meters", "customer", "customer-by"}
 
 
 def main() -> None:
@@ -31,7 +31,10 @@ def main() -> None:
             connection.execute("create database shown")
         url = server.url("shown")
         migrate(url)
-        with ledger_then(url, Path(home), days=19) as ledger, listening(ledger, url, Path(home)) as address:
+        with (
+            ledger_then(url, Path(home), days=19, apart=True) as ledger,
+            listening(ledger, url, Path(home)) as address,
+        ):
             take(address)
 
 

@@ -89,7 +89,7 @@ def ask(
         known = {feed.meter for feed in report.feeds(None, question.span)} | {*configured}
         raise UsageError(_report_unknown(question.meter, configured, known))
     if question.dimension is not None:
-        _refuse_other_than_dimensions(report, feeds[0], question)
+        _refuse_other_than_dimensions(feeds[0], question)
     for meter, several in groupby(feeds, lambda feed: feed.meter):
         of_meter = list(several)
         refuse_parts_of_windows(meter, report.definitions(of_meter[0]), question.span)
@@ -110,18 +110,17 @@ def ask(
                 yield FeedUsage(feed, kept, total, [*notes, *_report_missing(question, feed, total)])
 
 
-def _refuse_other_than_dimensions(report: UsageReport, feed: UsageFeed, question: Question) -> None:
+def _refuse_other_than_dimensions(feed: UsageFeed, question: Question) -> None:
     """Raise UsageError unless the lines can be by what was named: a dimension that the meter has or had."""
     name, words = question.dimension, ", ".join(By)
     if question.meter is None:
         raise UsageError(
             f"--by {name}: without a METER, lines are by one of {words}. For a dimension, name its meter."
         )
-    had = sorted({each for held in report.definitions(feed) for each in held.dimensions})
-    if name not in had:
+    if name not in feed.dimensions:
         raise UsageError(
             f"Meter {feed.meter} has no dimension {name}: lines are by one of {words}, or by one of its dimensions, which "
-            f"are: {', '.join(had) or 'none'}."
+            f"are: {', '.join(feed.dimensions) or 'none'}."
         )
     if feed.last:
         raise UsageError(

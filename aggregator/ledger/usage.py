@@ -36,7 +36,8 @@ select feed.id, meter.name, sink.name, meter.id, feed.ordered,
        (select count(*) from aggregator.unread
          where unread.meter_id = meter.id and window_start >= %(start)s and window_start < %(end)s),
        meter.window_seconds,
-       (select count(*) from (select from aggregator.outbox where outbox.feed_id = feed.id limit %(many)s) as its)
+       (select count(*) from (select from aggregator.outbox where outbox.feed_id = feed.id limit %(many)s) as its),
+       array(select distinct unnest(dimensions) from aggregator.definition where definition.meter_id = meter.id order by 1)
   from aggregator.feed
   join aggregator.meter on meter.id = feed.meter_id
   join aggregator.sink on sink.id = feed.sink_id
@@ -79,6 +80,8 @@ class UsageFeed(NamedTuple):
     window_seconds: int = 3_600
     waiting: int = 0
     """How many events wait to be sent; `MANY` stands for that and more."""
+    dimensions: Sequence[str] = ()
+    """By what its usage is kept apart, or was, in alphabetical order."""
 
 
 class OpenWindows(NamedTuple):
@@ -96,6 +99,14 @@ class OfCustomers(NamedTuple):
     feed: UsageFeed
     lines: dict[str, list[Line]]
     totals: dict[str, Usage]
+
+
+class ValuesOfDimension(NamedTuple):
+    """Some of the lines by a dimension, what all of them come to, and how many there are."""
+
+    lines: list[Line]
+    total: Usage
+    lines_in_all: int
 
 
 class UsageReport(Part):
@@ -176,6 +187,30 @@ class UsageReport(Part):
                 )
         return found
 
+    def some_values(
+        self,
+        feed: UsageFeed,
+        span: Span,
+        dimension: str,
+        limit: int,
+        offset: int,
+        customer: str | None = None,
+    ) -> ValuesOfDimension:
+        """Return a few of the lines by a dimension, in the same order, of one customer or of all."""
+        statement, values = question(feed, span, None, customer and [customer], dimension=dimension)
+        with self._database.transaction() as connection:
+            connection.execute(WORK_MEMORY)
+            found = connection.execute(
+                statements.SOME_AND_ALL.format(lines=statement), {**values, "limit": limit, "offset": offset}
+            )
+            total, *some = found.fetchall()
+        lines = [_line(feed, row[:-2]) for row in some]
+        return ValuesOfDimension(
+            [line._replace(customer=None, value=line.customer) for line in lines],
+            _line(feed, total[:-2]).usage,
+            total[-2],
+        )
+
     def some_customers(self, feed: UsageFeed, span: Span, limit: int, offset: int) -> list[Line]:
         """Return a few of the lines by customer, in the same order."""
         statement, values = question(feed, span, By.CUSTOMER)
@@ -245,9 +280,12 @@ def question(
     if feed.last:
         return statements.last(some=some, opened=opened is not None), values
     statement = statements.added(
-        statements.Sums.NONE
-        if dimension is not None
-        else statements.sums_for(by, some=some, many_days=span.end - span.start > MOST_DAYS * DAY),
+        statements.sums_for(
+            by,
+            some=some,
+            many_days=span.end - span.start > MOST_DAYS * DAY,
+            by_dimension=dimension is not None,
+        ),
         some=some,
         shadowed=feed.shadowed,
         opened=opened is not None,

@@ -1,6 +1,7 @@
 """What each customer used in a day, and all of them in an hour: summed up once the day is quiet.
 
-So a month of a customer is some thirty rows, and not a row for each window.
+So a month of a customer is some thirty rows, and not a row for each window. Where usage is kept apart, there is one for each
+combination; and of all customers together, too.
 
 Rules
 - Whoever changes a slot says so of its day, in the same transaction (`changed`). That takes the day's row, and so does
@@ -69,13 +70,20 @@ SHADOW = """
 SUM_UP = (
     "delete from aggregator.usage_of_day where feed_id = %(feed)s and day = %(day)s",
     "delete from aggregator.usage_of_hour where feed_id = %(feed)s and day = %(day)s",
+    "delete from aggregator.usage_of_combination where feed_id = %(feed)s and day = %(day)s",
     f"""
-    insert into aggregator.usage_of_day (feed_id, day, customer, quantity, total, shadow)
-    select %(feed)s, %(day)s, customer, sum(quantity), sum(total), {SHADOW}
+    insert into aggregator.usage_of_day (feed_id, day, customer, combination, quantity, total, shadow)
+    select %(feed)s, %(day)s, customer, combination, sum(quantity), sum(total), {SHADOW}
       from aggregator.slot
      where feed_id = %(feed)s and window_start >= %(day)s and window_start < %(day)s + interval '24 hours'
-     group by customer order by customer
+     group by customer, combination order by customer, combination
     """,  # noqa: S608 - our own text
+    """
+    insert into aggregator.usage_of_combination (feed_id, day, combination, quantity, total, shadow)
+    select feed_id, day, combination, sum(quantity), sum(total), sum(shadow)
+      from aggregator.usage_of_day where feed_id = %(feed)s and day = %(day)s
+     group by feed_id, day, combination order by combination
+    """,
     f"""
     insert into aggregator.usage_of_hour (feed_id, day, hour, slots, quantity, total, shadow)
     select %(feed)s, %(day)s, date_trunc('hour', window_start, 'UTC') as hour, count(*), sum(quantity), sum(total), {SHADOW}

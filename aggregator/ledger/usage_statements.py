@@ -68,7 +68,7 @@ select its.* from {rest} cross join lateral ({of_slots}) as its
 """
 
 MADE_BY_DAY = f"""
-select its.customer, its.day as window_start, its.quantity, its.total - its.shadow, its.shadow, its.quantity - its.total
+select its.{{who}}, its.day as window_start, its.quantity, its.total - its.shadow, its.shadow, its.quantity - its.total
   from {MADE_DAYS}
  cross join unnest(%(customers)s::text[]) as whose
  cross join lateral (select * from aggregator.usage_of_day
@@ -79,6 +79,12 @@ MADE_BY_HOUR = f"""
 select null::text, its.hour, its.quantity, its.total - its.shadow, its.shadow, its.quantity - its.total
   from {MADE_DAYS}
   join aggregator.usage_of_hour as its on its.feed_id = %(feed)s and its.day = made.day
+"""  # noqa: S608 - our own text
+
+MADE_BY_COMBINATION = f"""
+select its.combination, its.day, its.quantity, its.total - its.shadow, its.shadow, its.quantity - its.total
+  from {MADE_DAYS}
+  join aggregator.usage_of_combination as its on its.feed_id = %(feed)s and its.day = made.day
 """  # noqa: S608 - our own text
 
 OF_KEPT = f"""
@@ -233,6 +239,27 @@ select {WHOSE}, start, sum(nine) as used,
 # Lines by time have no customer, and those by customer no time; a dimension's values stand where customers do.
 ORDER = "order by start, customer is null, used desc, customer"
 
+# A stretch of those lines, behind what all of them come to and how many there are.
+FIGURES = (
+    "used",
+    "billed",
+    "under_way",
+    "held",
+    "refused",
+    "dismissed",
+    "shadow",
+    "carried",
+    "unmapped",
+    "open",
+)
+SOME_AND_ALL = f"""
+with line (customer, start, {", ".join(FIGURES)}) as materialized ({{lines}})
+select null, null, {", ".join(f"sum({each})" for each in FIGURES)}, count(*), 0 as place from line
+ union all
+select its.*, null, row_number() over () from (select * from line limit %(limit)s offset %(offset)s) as its
+ order by place
+"""  # noqa: S608 - our own text
+
 
 class Sums(Enum):
     """Which sums of days serve a question, if any do."""
@@ -240,13 +267,16 @@ class Sums(Enum):
     NONE = "none"
     OF_CUSTOMERS = "of customers, by day"
     OF_ALL = "of all customers, by hour"
+    OF_COMBINATIONS = "of all customers, by day and combination"
 
 
-def sums_for(by: By | None, *, some: bool, many_days: bool) -> Sums:
-    """Return which sums serve: for some customers those of whole days, for all of them those of hours."""
+def sums_for(by: By | None, *, some: bool, many_days: bool, by_dimension: bool = False) -> Sums:
+    """Return which sums serve: for some customers, or by a dimension, those of whole days, else those of hours."""
     if many_days or (some and by is By.HOUR) or (not some and by is By.CUSTOMER):
         return Sums.NONE
-    return Sums.OF_CUSTOMERS if some else Sums.OF_ALL
+    if some:
+        return Sums.OF_CUSTOMERS
+    return Sums.OF_COMBINATIONS if by_dimension else Sums.OF_ALL
 
 
 def added(
@@ -259,8 +289,8 @@ def added(
     kept: bool = False,
     by_dimension: bool = False,
 ) -> str:
-    """Return the statement for lines of amounts that add up. Sums of days are of all combinations."""
-    assert sums is Sums.NONE or not by_dimension, "a day's sums do not tell combinations apart"
+    """Return the statement for lines of amounts that add up."""
+    assert sums is not Sums.OF_ALL or not by_dimension, "sums of hours do not tell combinations apart"
     who = "combination" if by_dimension else "customer"
 
     def of_slots(stretch: dict[str, str]) -> str:
@@ -270,7 +300,11 @@ def added(
     if sums is Sums.NONE:
         read = of_slots(SPAN)
     else:
-        made = MADE_BY_DAY if sums is Sums.OF_CUSTOMERS else MADE_BY_HOUR + (OF_KEPT if kept else "")
+        made = {
+            Sums.OF_CUSTOMERS: MADE_BY_DAY.format(who=who),
+            Sums.OF_COMBINATIONS: MADE_BY_COMBINATION,
+            Sums.OF_ALL: MADE_BY_HOUR + (OF_KEPT if kept else ""),
+        }[sums]
         rest = NEITHER_MADE_NOR_KEPT if kept else NOT_MADE
         read = made + OF_UNMADE.format(rest=rest, of_slots=of_slots(UNMADE))
     return ADDED.format(

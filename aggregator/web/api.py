@@ -1,6 +1,7 @@
 """The API of a customer's own usage, for the usage page of your product: exact, small, and cheap to ask again.
 
-    GET /api/usage?customer=C [&meter=M ...] [&period=2026-11 | &from=2026-11-01&to=2026-11-08] [&by=day|hour]
+    GET /api/usage?customer=C [&meter=M ...] [&period=2026-11 | &from=2026-11-01&to=2026-11-08] [&by=day|hour|month]
+    GET /api/usage?customer=C&meter=M&by=DIMENSION[&page=2] [...]
     GET /api/openapi.json
 
 Rules
@@ -10,6 +11,7 @@ Rules
   its ETag tells whether there is anything new.
 - What was made is kept for `KEPT_SECONDS`, and whoever asks for the same meanwhile waits for the one that is made already.
 - Customers who ask at the same time are looked up together, in one statement. Each answer is made of its own lines alone.
+- By a dimension there may be thousands of lines: `ON_A_PAGE` of them are in an answer. Beside them stand the sums of all.
 - No source is asked: how far a meter is read stands beside its figures.
 """
 
@@ -31,9 +33,11 @@ from aggregator.core.planner import plain
 from aggregator.core.usage import By, Usage, month, month_of
 from aggregator.core.windows import DAY, is_boundary
 from aggregator.errors import AggregatorError
-from aggregator.ledger.usage import OfCustomers
+from aggregator.ledger.usage import OfCustomers, UsageFeed, ValuesOfDimension
 from aggregator.runtime.clock import monotonic
 from aggregator.web.application import Refused, Workers
+from aggregator.web.asking import MOST_PAGES
+from aggregator.web.breakdowns import ON_A_PAGE, values_of
 from aggregator.web.gathering import Gathering
 from aggregator.web.openapi import document
 from aggregator.web.sessions import Access
@@ -50,6 +54,7 @@ MOST_WAITING = 512
 LONGEST_SPAN = dt.timedelta(days=366)
 MOST_METERS = 50
 LONGEST_CUSTOMER = 500
+LONGEST_NAME = 100
 HEADERS = {
     "cache-control": "private, max-age=5",
     "vary": "authorization, cookie, origin",
@@ -59,6 +64,12 @@ HEADERS = {
 }
 
 
+Json = Mapping[str, object]
+
+OVER_TIME = ("hour", "day", "month")
+WHAT_BY_IS = "`by` is hour, day or month; or a dimension of a meter, which `meter` names"
+
+
 class Wanted(NamedTuple):
     """What is asked for."""
 
@@ -66,6 +77,10 @@ class Wanted(NamedTuple):
     meters: tuple[str, ...] | None
     span: Span
     by: By | None
+    dimension: str | None = None
+    """In the place of `by`."""
+    page: int = 1
+    """Of the lines by a dimension."""
 
 
 class Kind(NamedTuple):
@@ -74,6 +89,8 @@ class Kind(NamedTuple):
     meters: tuple[str, ...] | None
     span: Span
     by: By | None
+    dimension: str | None
+    page: int
 
 
 class Answer(NamedTuple):
@@ -113,7 +130,7 @@ class Api:
         self._access.check_host(request)
         now = self._backend.ledger.instant()
         try:
-            wanted = self._allowed(request, wanted_of(request.query_params, now), now)
+            wanted = _of_one_meter(self._allowed(request, wanted_of(request.query_params, now), now))
             answer = await self._answer(wanted)
         except Refused as refused:
             refused.headers = {
@@ -172,7 +189,7 @@ class Api:
         now = monotonic()
         made, found = self._kept.get(wanted, (0.0, None))
         if found is None or now - made > KEPT_SECONDS or _failed(found):
-            kind = Kind(wanted.meters, wanted.span, wanted.by)
+            kind = Kind(*wanted[1:])
             found = asyncio.ensure_future(self._gathering.ask(kind, wanted.customer))
             self._kept[wanted] = (now, found)
             self._kept.move_to_end(wanted)
@@ -183,37 +200,54 @@ class Api:
     def _made(self, kind: Kind, customers: Sequence[str]) -> Mapping[str, Answer]:
         """Return the answer for each of some customers."""
         try:
-            found = self._backend.ledger.usage.of_customers(
-                kind.span, customers, kind.by, kind.meters, MOST_METERS
-            )
             names = self._backend.ledger.customers.names(customers)
+            found = self._by_dimension(kind, customers) if kind.dimension else self._found(kind, customers)
         except AggregatorError:
             raise Refused(503, "the ledger does not answer, try again", {"retry-after": "5"}) from None
+        return {
+            customer: _answer(kind, customer, names.get(customer), found[customer]) for customer in customers
+        }
+
+    def _found(self, kind: Kind, customers: Sequence[str]) -> Mapping[str, list[Json]]:
+        """Return what each customer used of each meter and sink."""
+        found = self._backend.ledger.usage.of_customers(
+            kind.span, customers, kind.by, kind.meters, MOST_METERS
+        )
         if len(found) > MOST_METERS:
             raise Refused(400, f"that is more than {MOST_METERS} meters and sinks: say which, by `meter`")
-        return {customer: _answer(kind, customer, names.get(customer), found) for customer in customers}
+        return {customer: [_of_feed(each, customer, kind.by) for each in found] for customer in customers}
+
+    def _by_dimension(self, kind: Kind, customers: Sequence[str]) -> Mapping[str, list[Json]]:
+        """Return a page of what each customer used by a dimension of the meter, for each sink."""
+        ledger, (meter,) = self._backend.ledger, kind.meters or ()
+        feeds = ledger.usage.feeds(meter, kind.span)
+        return {
+            customer: [
+                _of_values(
+                    feed,
+                    values_of(ledger, feed, kind.span, kind.dimension or "", ON_A_PAGE, kind.page, customer),
+                )
+                for feed in feeds
+            ]
+            for customer in customers
+        }
 
 
-def _answer(kind: Kind, customer: str, name: str | None, found: Sequence[OfCustomers]) -> Answer:
+def _answer(kind: Kind, customer: str, name: str | None, usage: Sequence[Json]) -> Answer:
     figures = {
         "customer": customer,
         "name": name,
         "from": _instant(kind.span.start),
         "to": _instant(kind.span.end),
-        "by": kind.by,
-        "usage": [_of_feed(each, customer, kind.by) for each in found],
+        "by": kind.by or kind.dimension,
+        "usage": usage,
     }
     body = json.dumps(figures, ensure_ascii=True, separators=(",", ":")).encode()
     return Answer(body, f'"{hashlib.sha256(body).hexdigest()[:32]}"')
 
 
-def _of_feed(found: OfCustomers, customer: str, by: By | None) -> Mapping[str, object]:
-    answer: dict[str, object] = {
-        "meter": found.feed.meter,
-        "sink": found.feed.sink,
-        "read_until": _instant(found.feed.mark),
-        **_usage(found.totals.get(customer, Usage())),
-    }
+def _of_feed(found: OfCustomers, customer: str, by: By | None) -> Json:
+    answer = _head(found.feed, found.totals.get(customer, Usage()))
     if by is not None:
         answer["lines"] = [
             {"from": _instant(line.start), **_usage(line.usage)}
@@ -223,9 +257,23 @@ def _of_feed(found: OfCustomers, customer: str, by: By | None) -> Mapping[str, o
     return answer
 
 
+def _of_values(feed: UsageFeed, found: ValuesOfDimension) -> Json:
+    lines = [{"value": line.value, **_usage(line.usage)} for line in found.lines]
+    return {**_head(feed, found.total), "lines": lines, "count": found.lines_in_all}
+
+
+def _head(feed: UsageFeed, total: Usage) -> dict[str, object]:
+    return {
+        "meter": feed.meter,
+        "sink": feed.sink,
+        "read_until": _instant(feed.mark),
+        **_usage(total),
+    }
+
+
 def wanted_of(query: QueryParams, now: dt.datetime) -> Wanted:
     """Return what a query asks for. Raises Refused for what cannot be asked."""
-    unknown = query.keys() - {"customer", "meter", "period", "from", "to", "by"}
+    unknown = query.keys() - {"customer", "meter", "period", "from", "to", "by", "page"}
     if unknown:
         raise Refused(400, f"there is no parameter {min(unknown)[:40]}")
     customer = query.get("customer", "")
@@ -234,10 +282,41 @@ def wanted_of(query: QueryParams, now: dt.datetime) -> Wanted:
     meters = query.getlist("meter")
     if len(meters) > MOST_METERS:
         raise Refused(400, f"name {MOST_METERS} meters at most")
-    by = query.get("by")
-    if by not in (None, "hour", "day", "month"):
-        raise Refused(400, "`by` is hour, day or month")
-    return Wanted(customer, tuple(sorted(set(meters))) or None, _span(query, now), By(by) if by else None)
+    by, dimension = _by(query.get("by"))
+    return Wanted(
+        customer,
+        tuple(sorted(set(meters))) or None,
+        _span(query, now),
+        by,
+        dimension,
+        _page(query.get("page"), dimension),
+    )
+
+
+def _by(text: str | None) -> tuple[By | None, str | None]:
+    """Return by what of time lines are to be, or by which dimension."""
+    if text is None or text in OVER_TIME:
+        return (By(text) if text else None), None
+    if not text or len(text) > LONGEST_NAME or "\0" in text:
+        raise Refused(400, WHAT_BY_IS)
+    return None, text
+
+
+def _page(text: str | None, dimension: str | None) -> int:
+    if text is None:
+        return 1
+    if dimension is None:
+        raise Refused(400, "`page` goes with `by` and a dimension: otherwise an answer has all lines")
+    if not (text.isascii() and text.isdigit() and 1 <= int(text[:9]) <= MOST_PAGES):
+        raise Refused(400, f"`page` is a number from 1 to {MOST_PAGES:,}")
+    return int(text)
+
+
+def _of_one_meter(wanted: Wanted) -> Wanted:
+    """Return what is asked for, if lines by a dimension are of one meter. Raises Refused."""
+    if wanted.dimension is not None and (wanted.meters is None or len(wanted.meters) != 1):
+        raise Refused(400, WHAT_BY_IS)
+    return wanted
 
 
 def _span(query: Mapping[str, str], now: dt.datetime) -> Span:

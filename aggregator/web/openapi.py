@@ -3,6 +3,8 @@
 from typing import Any
 
 from aggregator import __version__
+from aggregator.web.asking import MOST_PAGES
+from aggregator.web.breakdowns import ON_A_PAGE
 
 AMOUNT = {"type": "string", "pattern": r"^-?\d+(\.\d+)?$", "description": "An exact number, as text."}
 INSTANT = {"type": "string", "format": "date-time"}
@@ -75,13 +77,23 @@ def _parameters() -> list[dict[str, Any]]:
         one("from", {"type": "string", "format": "date"}, "The first day, in UTC; together with `to`."),
         one("to", {"type": "string", "format": "date"}, "The day after the last one."),
         one(
-            "by", {"type": "string", "enum": ["hour", "day", "month"]}, "Also give a line for each of these."
+            "by",
+            {"type": "string", "minLength": 1, "maxLength": 100},
+            "Also give a line for each hour, day or month, if it is one of these words; else for each value of the "
+            "dimension that it names, of the one meter that `meter` names.",
+        ),
+        one(
+            "page",
+            {"type": "integer", "minimum": 1, "maximum": MOST_PAGES, "default": 1},
+            f"Which {ON_A_PAGE:,} of the lines by a dimension, those with most usage first.",
         ),
     ]
 
 
 def _usage() -> dict[str, Any]:
-    line = _object({"from": INSTANT, **FIGURES})
+    over_time = _object({"from": INSTANT, **FIGURES})
+    value = {"type": ["string", "null"], "description": "Of the dimension; null for usage that has none."}
+    of_value = _object({"value": value, **FIGURES})
     figures = _object(
         {
             "meter": {"type": "string"},
@@ -90,7 +102,11 @@ def _usage() -> dict[str, Any]:
             **FIGURES,
         }
     )
-    figures["properties"]["lines"] = {"type": "array", "items": line}
+    figures["properties"]["lines"] = {"type": "array", "items": {"oneOf": [over_time, of_value]}}
+    figures["properties"]["count"] = {
+        "type": "integer",
+        "description": "By a dimension: how many lines there are on all pages. The figures beside it are of all of them.",
+    }
     return _object(
         {
             "customer": {"type": "string"},
@@ -100,7 +116,7 @@ def _usage() -> dict[str, Any]:
             },
             "from": INSTANT,
             "to": INSTANT,
-            "by": {"type": ["string", "null"]},
+            "by": {"type": ["string", "null"], "description": "hour, day, month, or the dimension."},
             "usage": {"type": "array", "items": figures},
         }
     )

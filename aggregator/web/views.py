@@ -18,6 +18,7 @@ from aggregator.ledger.review.parked import Choice
 from aggregator.ledger.usage import UsageFeed
 from aggregator.web.application import Refused
 from aggregator.web.asking import day_of, instant_of, number_of, period_of
+from aggregator.web.breakdowns import Breakdown, breakdown
 from aggregator.web.charts import Chart, Point, chart
 from aggregator.web.health import Health, Pace, health, pace_of
 from aggregator.web.reviews import explanation, reconciliation
@@ -54,6 +55,8 @@ class MeterUsage(NamedTuple):
     usage: Usage
     chart: Chart | None
     notes: list[str]
+    breakdown: Breakdown | None = None
+    """By a dimension, if that is asked for."""
 
 
 def overview(backend: Backend, asked: Asked) -> Page:
@@ -105,9 +108,10 @@ def meter(backend: Backend, asked: Asked) -> Page:
     day = day_of(asked)
     span = Span(day, day + DAY) if day else period.span
     feed = _feed(backend, name, sink, span)
+    apart = breakdown(backend.ledger, asked, feed, span, LINES)
     kept = backend.ledger.usage_days.kept(feed.id, span)
     hours, drawn, total = _over_time(backend, feed, span, kept, by_day=day is None)
-    page, more = _page(asked, hours[::-1], 24)
+    page, more = _page(asked, [] if apart else hours[::-1], 24)
     values = {
         "name": name,
         "row": row,
@@ -115,6 +119,7 @@ def meter(backend: Backend, asked: Asked) -> Page:
         "period": period,
         "day": day,
         "feed": feed,
+        "breakdown": apart,
         "chart": chart(
             [Point(each.start, each.usage.used, each.usage.billed) for each in drawn if each.start <= now],
             f"{name} {'by hour' if day else 'by day'}",
@@ -126,7 +131,7 @@ def meter(backend: Backend, asked: Asked) -> Page:
         "hour_figures": _figures(each.usage for each in page),
         "slots": backend.ledger.usage_windows.slots(feed.id, span, kept) if page else {},
         "hourly": feed.last or row.status.window_seconds <= 3_600,
-        "one_slot_each": row.status.window_seconds >= 3_600,
+        "one_slot_each": row.status.window_seconds >= 3_600 and not feed.dimensions,
         "page": number_of(asked),
         "more": more,
         "one_day": DAY,
@@ -198,7 +203,7 @@ def window(backend: Backend, asked: Asked) -> Page:
         "count": count,
         "page": number_of(asked),
         "more": len(found) > LINES,
-        "one_slot_each": status.window_seconds >= 3_600,
+        "one_slot_each": status.window_seconds >= 3_600 and not feed.dimensions,
         "read": feed.mark >= span.end,
         "now": asked.now,
     }
@@ -233,7 +238,12 @@ def customer(backend: Backend, asked: Asked) -> Page:
     live = bool(asked.query.get("live"))
     if live and backend.source_of is None:
         raise Refused(409, "no source can be asked here")
-    found = list(_used(backend, whose, period.span, asked.now, live=live))
+    found = [
+        each._replace(breakdown=breakdown(backend.ledger, asked, each.feed, period.span, LINES, whose))
+        if (each.feed.meter, each.feed.sink) == (asked.query.get("meter"), asked.query.get("sink"))
+        else each
+        for each in _used(backend, whose, period.span, asked.now, live=live)
+    ]
     values = {
         "whose": whose,
         "name": backend.ledger.customers.names([whose]).get(whose),

@@ -594,11 +594,21 @@ comment on column aggregator.usage_day.made_at is
 create table aggregator.usage_of_day (
     feed_id  integer not null,
     day      timestamptz not null,
+    combination bigint not null default 0,
     customer text collate "C" not null,
     quantity numeric not null,
     total    numeric not null,
     shadow   numeric not null,
-    primary key (feed_id, day, customer)
+    primary key (feed_id, day, customer, combination)
+);
+create table aggregator.usage_of_combination (
+    feed_id     integer not null,
+    day         timestamptz not null,
+    combination bigint not null,
+    quantity    numeric not null,
+    total       numeric not null,
+    shadow      numeric not null,
+    primary key (feed_id, day, combination)
 );
 create table aggregator.usage_of_hour (
     feed_id  integer not null,
@@ -613,7 +623,9 @@ create table aggregator.usage_of_hour (
 comment on table aggregator.usage_of_hour is
     'What the slots of all customers come to in an hour; counts only while the day is made.';
 comment on table aggregator.usage_of_day is
-    'What the slots of a customer come to in a day; counts only while the day is made.';
+    'What the slots of a customer and combination come to in a day; counts only while the day is made.';
+comment on table aggregator.usage_of_combination is
+    'What the slots of all customers come to in a day, combination by combination; counts only while the day is made.';
 
 create table aggregator.carry (
     feed_id     integer not null references aggregator.feed,

@@ -25,6 +25,8 @@ PAGES = {
     "window": WINDOW,
     "customers": "/customers",
     "customer": "/customers/cus_acme",
+    "meter-by": "/meters/llm_tokens?by=token_type",
+    "customer-by": "/customers/cus_acme?meter=llm_tokens&sink=stripe&by=model",
     "statement": "/customers/cus_acme?statement=1",
     "events": "/events",
     "explain": f"/explain?meter=api_requests&customer=cus_acme&window={(NOW - 5 * HOUR).replace(minute=0):%Y-%m-%dT%H:%MZ}",
@@ -47,7 +49,10 @@ def browser() -> Iterator[Browser]:
 @pytest.fixture
 def address(ledger_url: str, tmp_path: Path) -> Iterator[str]:
     """A site that listens."""
-    with ledger_then(ledger_url, tmp_path) as ledger, listening(ledger, ledger_url, tmp_path) as address:
+    with (
+        ledger_then(ledger_url, tmp_path, apart=True) as ledger,
+        listening(ledger, ledger_url, tmp_path) as address,
+    ):
         yield address
 
 

@@ -2,10 +2,13 @@
 
 import datetime as dt
 import json
+from collections.abc import Mapping
 from typing import Any
 
 import psycopg
+from psycopg.types.json import Jsonb
 
+from aggregator.core.dimensions import Dimensions, number
 from aggregator.core.usage import month_of
 from aggregator.ledger.configurations import Meters
 
@@ -16,6 +19,18 @@ NOW = dt.datetime(2026, 11, 20, 14, 25, tzinfo=dt.UTC)
 """An instant at which a ledger can be looked at whatever the time is."""
 
 METERS = {"api_requests": 400, "gb_stored": 12, "seats": 3}
+APART = "llm_tokens"
+COMBINATIONS: Mapping[Dimensions, tuple[int, int]] = {
+    (("model", model), ("token_type", kind)): (scale, customers)
+    for model, scales, customers in (
+        ("large", (90, 60), 8),
+        ("medium", (220, 140), 17),
+        ("small", (400, 130), 24),
+    )
+    for kind, scale in zip(("input", "output"), scales, strict=True)
+}
+"""Of a meter that is kept apart: how much of each combination, and how many customers use it."""
+
 FIRST = (
     "acme",
     "borealis",
@@ -31,8 +46,9 @@ FIRST = (
 
 # A customer's use rises over the month, by day more than by night, and each customer's differs; no dice are thrown.
 SLOTS = """
-insert into aggregator.slot (id, feed_id, revision, window_start, customer, quantity, total, tail)
-select nextval('aggregator.event_id'), %(feed)s, 1, hour, customer, quantity, quantity, nextval('aggregator.event_id')
+insert into aggregator.slot (id, feed_id, revision, window_start, customer, combination, quantity, total, tail)
+select nextval('aggregator.event_id'), %(feed)s, 1, hour, customer, %(combination)s, quantity, quantity,
+       nextval('aggregator.event_id')
   from (select hour, 'cus_' || name || case when number > 10 then '_' || number else '' end as customer,
                round(%(scale)s * (1 + number %% 7) * (1 + 0.6 * sin((extract(hour from hour) - 8) * pi() / 12))
                      * (1 + extract(day from hour) / 40)
@@ -53,10 +69,10 @@ select distinct feed_id, date_trunc('day', window_start, 'UTC'), window_start - 
 # All is billed but for the newest hour, and for what waits.
 EVENTS = """
 insert into aggregator.event (id, slot_id, pass_id, feed_id, revision, window_start, at, planned_at, settled_at, state,
-                              reason, customer, identifier, delta, total)
+                              reason, customer, combination, identifier, delta, total)
 select tail, id, 1, feed_id, 0, window_start, window_start + interval '59 minutes', window_start + interval '66 minutes',
        case when state = 'due' then null else window_start + interval '67 minutes' end, state::aggregator.event_state,
-       reason, customer, 'agg_' || tail, total, total
+       reason, customer, combination, 'agg_' || tail, total, total
   from (select slot.*, waits.reason,
                coalesce(waits.state, case when slot.window_start = %(newest)s then 'due' else 'confirmed' end) as state
           from aggregator.slot
@@ -107,13 +123,19 @@ def fill(
     since: dt.datetime | None = None,
     events: bool = True,
     meters: Meters | None = None,
+    apart: bool = False,
 ) -> None:
-    """Fill an empty ledger as it may be at an instant of a month: since its beginning, or since another instant."""
+    """Fill an empty ledger as it may be at an instant of a month: since its beginning, or since another instant.
+
+    With `apart`, a meter whose usage is kept apart by dimensions is there, too.
+    """
     start = since or month_of(now).start
     mark = now.replace(minute=0, second=0, microsecond=0)
     one(connection, "insert into aggregator.sink (name, account) values ('stripe', 'acct_1') returning id")
     for name, scale in METERS.items():
         meter(connection, name, scale, start, mark, customers, events=events)
+    if apart:
+        meter(connection, APART, 1, start, mark, customers, events=events, apart=COMBINATIONS)
     if events:
         connection.execute(
             "insert into aggregator.unmapped (meter_id, window_start, reason, customer, rows, quantity)"
@@ -126,7 +148,7 @@ def fill(
 
 def meter(
     connection: psycopg.Connection[Any], name: str, scale: int, start: dt.datetime, mark: dt.datetime, customers: int,
-    *, events: bool,
+    *, events: bool, apart: Mapping[Dimensions, tuple[int, int]] | None = None,
 ) -> None:  # fmt: skip
     """Make a meter that was read up to an instant, and is billed for all but its newest hour."""
     its = one(
@@ -135,9 +157,9 @@ def meter(
         " returning id", name, start, mark,
     )  # fmt: skip
     connection.execute(
-        "insert into aggregator.definition (meter_id, since, fingerprint, query, window_seconds)"
-        " values (%s, %s, 'f', %s, 3600)",
-        [its, start, QUERY],
+        "insert into aggregator.definition (meter_id, since, fingerprint, query, window_seconds, dimensions)"
+        " values (%s, %s, 'f', %s, 3600, %s)",
+        [its, start, QUERY, [name for name, _ in next(iter(apart))] if apart else []],
     )
     feed = one(
         connection,
@@ -160,8 +182,15 @@ def meter(
         "dismissed": mark - DISMISSED * HOUR,
         "waits": json.dumps(waits),
     }
-    for statement in (SLOTS, DAYS):
-        connection.execute(statement, values)
+    for combination, (scale, customers) in (apart or {(): (scale, customers)}).items():  # noqa: B020, PLR1704 - its own
+        used = {"scale": scale, "customers": customers, "combination": number(combination)}
+        connection.execute(SLOTS, values | used)
+        if combination:
+            connection.execute(
+                "insert into aggregator.combination (meter_id, id, dimensions) values (%s, %s, %s)",
+                [its, number(combination), Jsonb(dict(combination))],
+            )
+    connection.execute(DAYS, values)
     connection.execute(
         "insert into aggregator.pass (meter_id, kind, span, goal, started_at, seconds, rows, changed, planned, epoch,"
         " fingerprint)"
@@ -193,16 +222,16 @@ def compared(connection: psycopg.Connection[Any], at: dt.datetime) -> None:
 def described(connection: psycopg.Connection[Any], start: dt.datetime, meters: Meters) -> None:
     """Note a configuration, a file to be uploaded and one that was, and how late usage came."""
     before = {name: {**its, "delay": "2m"} if name == "seats" else its for name, its in meters.items()}
-    for number, loaded in enumerate((before, meters)):
+    for place, loaded in enumerate((before, meters)):
         connection.execute(
             "insert into aggregator.configuration (loaded_at, host, process, meters) values (%s, 'billing-1', %s, %s)",
             [
-                start + number * 9 * DAY,
-                4211 + number,
+                start + place * 9 * DAY,
+                4211 + place,
                 json.dumps({name: dict(its) for name, its in loaded.items()}),
             ],
         )
-    for number in range(2):
+    for place in range(2):
         claim = one(
             connection,
             "insert into aggregator.claim (sink_id, owner, claimed_at, events, settled_at)"
@@ -215,11 +244,11 @@ def described(connection: psycopg.Connection[Any], start: dt.datetime, meters: M
             [
                 claim,
                 start,
-                f"gb_stored-{number + 1:04}.csv",
+                f"gb_stored-{place + 1:04}.csv",
                 start,
                 start + DAY,
                 start + DAY,
-                None if number else start + DAY,
+                None if place else start + DAY,
             ],
         )
     connection.execute(

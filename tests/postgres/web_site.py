@@ -127,11 +127,15 @@ def listening(ledger: Ledger, url: str, directory: Path) -> Iterator[str]:
 
 
 @contextmanager
-def ledger_then(url: str, directory: Path, days: int = 2) -> Iterator[Ledger]:
-    """Fill an empty ledger with some whole days and the present one, and open it as of then."""
+def ledger_then(url: str, directory: Path, days: int = 2, *, apart: bool = False) -> Iterator[Ledger]:
+    """Fill an empty ledger with some whole days and the present one, and open it as of then.
+
+    With `apart`, a meter whose usage is kept apart by dimensions is there, too.
+    """
     meters = settings_of(configured(url, directory, TOKENS).meters)
     with psycopg.connect(url) as connection:
-        web_ledger.fill(connection, NOW, since=NOW.replace(hour=0, minute=0) - days * DAY, meters=meters)
+        since = NOW.replace(hour=0, minute=0) - days * DAY
+        web_ledger.fill(connection, NOW, since=since, meters=meters, apart=apart)
     with Database(url) as database:
         yield AsOfThen(
             database, ClaimCounter(directory), "may_lose", lease=HOUR, leave=HOUR, answer=HOUR, hold=HOUR
