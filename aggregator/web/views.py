@@ -233,17 +233,22 @@ def customers(backend: Backend, asked: Asked) -> Page:
 
 
 def customer(backend: Backend, asked: Asked) -> Page:
-    """Show what a customer used in a month of every meter, and what is not billed yet; with `live`, as the source has it."""
+    """Show what a customer used in a month of every meter, and what is not billed yet; with `live`, as the source has it.
+
+    By a dimension, of the one meter that has it.
+    """
     whose, period = asked.path["customer"], period_of(asked)
     live = bool(asked.query.get("live"))
     if live and backend.source_of is None:
         raise Refused(409, "no source can be asked here")
-    found = [
-        each._replace(breakdown=breakdown(backend.ledger, asked, each.feed, period.span, LINES, whose))
-        if (each.feed.meter, each.feed.sink) == (asked.query.get("meter"), asked.query.get("sink"))
-        else each
-        for each in _used(backend, whose, period.span, asked.now, live=live)
-    ]
+    by = asked.query.get("meter", "") if asked.query.get("by") else None
+    found = list(_used(backend, whose, period.span, asked.now, live=live, meter=by))
+    if by is not None:
+        found = [
+            each._replace(breakdown=breakdown(backend.ledger, asked, each.feed, period.span, LINES, whose))
+            for each in found
+            if each.feed.sink == asked.query.get("sink")
+        ]
     values = {
         "whose": whose,
         "name": backend.ledger.customers.names([whose]).get(whose),
@@ -254,17 +259,20 @@ def customer(backend: Backend, asked: Asked) -> Page:
         "apart": [name for name in APART if any(getattr(each.usage, name) for each in found)],
         "waiting": backend.ledger.parked.waiting(Choice(customer=whose), LINES),
         "live": live,
+        "by": by,
         "can_ask": backend.source_of is not None,
         "now": asked.now,
     }
     return Page("statement.html" if asked.query.get("statement") else "customer.html", values)
 
 
-def _used(backend: Backend, whose: str, span: Span, now: dt.datetime, *, live: bool) -> Iterator[MeterUsage]:
-    """Yield what a customer used of each meter, for each sink."""
-    question = Question(span, now, By.DAY, None, whose)
+def _used(
+    backend: Backend, whose: str, span: Span, now: dt.datetime, *, live: bool, meter: str | None = None
+) -> Iterator[MeterUsage]:
+    """Yield what a customer used of each meter, or of one, for each sink."""
+    question = Question(span, now, By.DAY, meter, whose)
     report = backend.ledger.usage
-    if not report.feeds(None, span):
+    if not report.feeds(meter, span):
         return
     with ExitStack() as stack:
         source_of = backend.source_of if live else None

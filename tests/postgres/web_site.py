@@ -43,6 +43,15 @@ METER = (
     "  {name}: {{source: app, sinks: [stripe], window: 1h, start_at: 2026-11-01T00:00Z, query: '{query}'}}\n"
 )
 QUERY = "select customer, 1 as quantity from use where at >= :start and at < :end"
+KEPT_APART = f"""
+  {web_ledger.APART}:
+    source: app
+    sinks: [stripe]
+    window: 1h
+    start_at: 2026-11-01T00:00Z
+    dimensions: [model, token_type]
+    query: select customer, model, token_type, tokens as quantity from spend where at >= :start and at < :end
+"""
 TOKENS = f"operator_token: {OPERATOR}, token_secret: {SECRET}"
 WITH_SECRET = f"token_secret: {SECRET}"
 
@@ -145,6 +154,6 @@ def ledger_then(url: str, directory: Path, days: int = 2, *, apart: bool = False
 def configured(ledger_url: str, directory: Path, web: str) -> Config:
     """Return a configuration with these keys of the page."""
     path = directory / "aggregator.yaml"
-    meters = "".join(METER.format(name=name, query=QUERY) for name in web_ledger.METERS)
+    meters = "".join(METER.format(name=name, query=QUERY) for name in web_ledger.METERS) + KEPT_APART
     path.write_text(CONFIG.format(ledger=ledger_url, directory=directory, web=web) + meters)
     return load(path, {})
