@@ -309,7 +309,7 @@ MISTAKES: tuple[Mistake, ...] = (
     Mistake(
         "what a guard holds of combinations waits for ever, though the runaway one was put right",
         "aggregator/ledger/passes/passes.py",
-        "                    together.let_go(connection, feed, this, past, tally, swollen)\n",
+        "                    together.let_go(connection, feed, this, past, tally, held.swollen.get(feed.id, {}))\n",
         "",
         ("tests/postgres/test_guards_together.py::test_who_is_within_the_limit_again_is_released",),
     ),

@@ -115,6 +115,7 @@ DIFFERING = """
 # not: it is sent again behind that, in the order of the windows and in the same pass. One after the other they would wait
 # for each other, pass after pass. What was rejected, or left at that by a person, is not said without a word.
 AND_NEWER = """
+         union all
         select slot.window_start, slot.customer, slot.combination, slot.quantity, slot.quantity, null, slot.id, slot.total,
                slot.revision, slot.stamped_at, slot.tail, slot.replan, true
           from (select customer, combination, min(window_start) as since
@@ -208,6 +209,8 @@ PASSED = ", parked.state = 'refused' and waiting.attempted_at is not null"
 
 AWAITS = " or (behind.customer is not null and found.now > coalesce(found.before, 0))"
 
+DIFFERING_ONCE = f"differing as materialized ({DIFFERING})"
+
 BEHIND = "left join behind using (window_start, customer, combination)"
 
 
@@ -215,31 +218,29 @@ BEHIND = "left join behind using (window_start, customer, combination)"
 def statement_for(model: WriteModel, *, limited: bool, moving: bool, apart: bool = False) -> str:
     """Return how to find what differs, where a sink books by `model`: what nobody asks for is not looked up.
 
-    What is newer goes along where a customer's last number is billed; `limited` adds what guards ask, which is looked up once
-    for all combinations of a customer and window where usage is kept `apart`; `moving` adds what waits for a customer that
-    had the usage before.
+    What is newer goes along where a customer's last number is billed; `limited` adds what guards ask, once for all
+    combinations of a customer and window where usage is kept `apart`; `moving` what waits for a customer that had the usage
+    before.
     """
     unsaid, newer = limited or model is not WriteModel.DELTA, model is WriteModel.LAST
     assert not (newer and moving), "who has the last number billed is billed by the next one in any case"
     together = limited and apart
+    before = _before(newer=newer, moving=moving, together=together)
     known = WHAT_IS_KNOWN.format(awaits=AWAITS if moving else "") + (UNSAID if unsaid else "")
+    found = "select * from differing" if before else DIFFERING
+    found = "".join(("from (", found, AND_NEWER if newer else "", ") as found"))
+    usual = ""
     if limited:
         known += PASSED + (AND_TOGETHER if together else ", usual.quantity")
-    before = [f"differing as materialized ({DIFFERING})"] if newer or moving or together else []
-    found = "select * from differing" if before else DIFFERING
-    before += [ON_ITS_WAY] if moving else []
-    before += [f"together as materialized ({TOGETHER})"] if together else []
-    usual = (TOGETHER_OF_EACH if together else USUAL.format(its="found")) if limited else ""
-    return "\n".join(
-        (
-            f"with {', '.join(before)}" if before else "",
-            known,
-            f"from ({found}{f' union all {AND_NEWER}' if newer else ''}) as found",
-            BEHIND if moving else "",
-            usual,
-            OF_EACH,
-        )
-    )
+        usual = TOGETHER_OF_EACH if together else USUAL.format(its="found")
+    return "\n".join((before, known, found, BEHIND if moving else "", usual, OF_EACH))
+
+
+def _before(*, newer: bool, moving: bool, together: bool) -> str:
+    """Return what a statement begins with: what is looked at more than once."""
+    several = [ON_ITS_WAY] if moving else []
+    several += [f"together as materialized ({TOGETHER})"] if together else []
+    return "with " + ", ".join((DIFFERING_ONCE, *several)) if newer or several else ""
 
 
 FORGET_UNMAPPED = """

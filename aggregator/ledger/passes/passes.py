@@ -219,7 +219,7 @@ class Passes(Part):
                     if not fallen:
                         shrink_guard.check(connection, registered, feed, tally)
                     usual.check(connection, feed, this.span, past, tally, this.now)
-                    together.let_go(connection, feed, this, past, tally, swollen)
+                    together.let_go(connection, feed, this, past, tally, held.swollen.get(feed.id, {}))
             if tally.changed:
                 evidence.note(connection, registered, pass_id, mark, tally.reread)
             reassert.note_given_up(connection, registered.feeds, tally.voided, this.now)
