@@ -155,11 +155,9 @@ def test_a_customers_page_and_statement_are_those_of_usage(made: Shown) -> None:
     for text, whose in ((text, whose) for text in MONTHS for whose in CUSTOMERS):
         page = made.told(f"/customers/{quote(whose, safe='')}?period={text}")
         statement = made.told(f"/customers/{quote(whose, safe='')}?period={text}&statement=1")
-        its = {feed: made.total(feed, month(text), whose) for feed in made.feeds()}
-        apart = [
-            name for name in ("dismissed", "shadow") if any(getattr(each, name) for each in its.values())
-        ]
-        for feed, total in its.items():
+        its = [(feed, made.total(feed, month(text), whose)) for feed in made.feeds()]
+        apart = [name for name in ("dismissed", "shadow") if any(getattr(each, name) for _, each in its)]
+        for feed, total in its:
             if any(total):
                 first = f"{feed.meter} {feed.sink} {shown(total.used)} {shown(total.billed)} {shown(waiting(total))} "
                 assert first in page
