@@ -106,7 +106,9 @@ class SharedRate:
                 pause = await self._renewed(thread)
                 self._say(None)
                 with suppress(TimeoutError):
-                    await asyncio.wait_for(self._soon.wait(), pause)
+                    # Up to Python 3.11, `wait_for` swallows a cancellation that comes with the event: closing would wait.
+                    async with asyncio.timeout(pause):
+                        await self._soon.wait()
         except Exception as error:
             self._say(error)
             raise

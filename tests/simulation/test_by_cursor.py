@@ -7,6 +7,7 @@ import pytest
 
 from aggregator.core import deltas
 from aggregator.ledger.passes.spool import Spool
+from tests.simulation import by_cursor
 from tests.simulation.by_cursor import drawn_by_cursor
 from tests.simulation.conditions import drawn
 from tests.simulation.life import Life, Lived, outcome
@@ -18,9 +19,14 @@ SEEDS = range(1, 31)
 real_add = MemoryRunningTotals.add
 
 
-def lived(seed: int) -> Lived:
-    """Live the life of a seed with a cursor."""
-    return outcome(Life(seed, conditions=drawn_by_cursor(seed, drawn)))
+def lived(seed: int, *, recounted: bool = True) -> Lived:
+    """Live the life of a seed with a cursor; without recounts, and without rows that only those would find."""
+    conditions = drawn_by_cursor(seed, drawn)
+    if recounted:
+        return outcome(Life(seed, conditions=conditions))
+    conditions.astray = 0.0
+    with made([(by_cursor, "RECOUNT", None)]):
+        return outcome(Life(seed, conditions=conditions))
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -76,17 +82,26 @@ def recounts_without_reading_again() -> Made:
     return [(MemoryRunningTotals, "_reread", lambda *_: None)]
 
 
-BUGS = (
-    recounts_without_reading_again,
-    barrier_ignored,
-    cursor_moved_without_sums,
-    sums_added_without_cursor,
-    anybody_adds,
-)
+BUGS = {
+    recounts_without_reading_again: True,
+    barrier_ignored: False,
+    cursor_moved_without_sums: False,
+    sums_added_without_cursor: False,
+    anybody_adds: False,
+}
+"""What goes wrong, and whether rows are recounted meanwhile: that would mend most of it."""
 
 
-@pytest.mark.parametrize("bug", BUGS, ids=lambda bug: bug.__name__)
-def test_a_bug_made_on_purpose_is_found(bug: Callable[[], Made]) -> None:
+@pytest.mark.parametrize(("bug", "recounted"), BUGS.items(), ids=lambda each: getattr(each, "__name__", ""))
+def test_a_bug_made_on_purpose_is_found(bug: Callable[[], Made], *, recounted: bool) -> None:
     """What these lives cannot find, they do not prove."""
     with made(bug()):
-        assert any(lived(seed).rule for seed in SEEDS), f"{bug.__doc__} Nobody noticed."
+        found = any(lived(seed, recounted=recounted).rule for seed in SEEDS)
+    assert found, f"{bug.__doc__} Nobody noticed."
+
+
+@pytest.mark.parametrize("seed", SEEDS[:5])
+def test_without_recounts_every_row_is_billed_once_as_well(seed: int) -> None:
+    """By the cursor alone, if ids follow an order."""
+    life = lived(seed, recounted=False)
+    assert life.rule is None, f"{life.trace}\n\n{life.rule}: {life.facts}"
