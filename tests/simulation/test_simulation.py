@@ -55,7 +55,7 @@ QUICK = {
     "back_in_time": range(35, 61),
     "taken_beside_the_ledger": range(51, 101),
     "identifier_without_dimensions": range(26, 61),
-    "carry_without_dimensions": range(1, 61),
+    "carry_without_dimensions": range(26, 61),
     "compared_without_dimensions": range(1, 61),
 }
 """Some of the mutants, with the lives among which each must be found: few meet the rarer ones."""
