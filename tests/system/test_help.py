@@ -86,6 +86,7 @@ def test_the_help_of_a_command_imports_nothing_that_it_works_with(name: str) -> 
     assert parts - {"click"} <= {
         "aggregator",
         "aggregator.core",
+        "aggregator.core.age_limits",
         "aggregator.core.shown",
         "aggregator.errors",
         "aggregator.runtime",
