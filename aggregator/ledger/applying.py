@@ -11,19 +11,15 @@ import json
 import os
 import socket
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
 from typing import Any, NamedTuple
-
-from psycopg.errors import InsufficientPrivilege
 
 from aggregator.core.model import Definition, Meter
 from aggregator.core.renaming import Memory, renames
-from aggregator.errors import LedgerError
 from aggregator.ledger import configurations, meter_names
 from aggregator.ledger.configurations import Configuration
 from aggregator.ledger.configurations import Meters as Settings
 from aggregator.ledger.database import Connection, Part
-from aggregator.ledger.meters import ONLY_READS, Registered, definitions_of, register_all
+from aggregator.ledger.meters import Registered, definitions_of, only_looking, register_all
 from aggregator.ledger.review.decisions import LONGEST_REASON, Decider
 from aggregator.runtime import failpoints
 from aggregator.runtime.redact import storable
@@ -84,25 +80,13 @@ class Looked(NamedTuple):
     """By the old name, the new one."""
 
 
-class _Undo(Exception):
-    """Ends the transaction of somebody who only looks: it is rolled back."""
-
-
 class Applying(Part):
     """The verbs of a plan."""
 
     def look(self, meters: Sequence[Meter]) -> Looked:
         """Return what the ledger goes by, and what it would with these meters; nothing is written. Raises MeterRefused."""
-        found: list[Looked] = []
-        try:
-            with suppress(_Undo), self._database.transaction() as connection:
-                found.append(_registered(connection, meters))
-                raise _Undo
-        except LedgerError as error:
-            if isinstance(error.__cause__, InsufficientPrivilege):
-                raise LedgerError(ONLY_READS) from error
-            raise
-        return found[0]
+        with only_looking(self._database) as connection:
+            return _registered(connection, meters)
 
     def apply(
         self,

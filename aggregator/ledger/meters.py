@@ -12,8 +12,8 @@ Rules
 
 import datetime as dt
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple
 
 from psycopg.errors import InsufficientPrivilege
@@ -290,18 +290,9 @@ class Meters(Part):
 
         Raises LedgerError for a role that may only read, where something would be.
         """
-        found: dict[str, Registered] = {}
-        known: dict[str, tuple[Definition, ...]] = {}
-        try:
-            with suppress(_Looked), self._database.transaction() as connection:
-                for name, each in register_all(connection, meters).items():
-                    found[name] = each
-                    known[name] = definitions_of(connection, each.id)
-                raise _Looked
-        except LedgerError as error:
-            if isinstance(error.__cause__, InsufficientPrivilege):
-                raise LedgerError(ONLY_READS) from error
-            raise
+        with only_looking(self._database) as connection:
+            found = register_all(connection, meters)
+            known = {name: definitions_of(connection, each.id) for name, each in found.items()}
         return found, known
 
     def memory(self) -> Memory:
@@ -473,6 +464,22 @@ def end_silent(connection: Connection, registered: Registered) -> str | None:
 
 class _Looked(Exception):
     """Ends the transaction of somebody who only looks: it is rolled back."""
+
+
+@contextmanager
+def only_looking(database: Database) -> Iterator[Connection]:
+    """Give a transaction of which nothing stays, to see what registering would make of a ledger.
+
+    Raises LedgerError for a role that may only read, where something would be written.
+    """
+    try:
+        with suppress(_Looked), database.transaction() as connection:
+            yield connection
+            raise _Looked
+    except LedgerError as error:
+        if isinstance(error.__cause__, InsufficientPrivilege):
+            raise LedgerError(ONLY_READS) from error
+        raise
 
 
 def register_all(connection: Connection, meters: Iterable[Meter]) -> dict[str, Registered]:
