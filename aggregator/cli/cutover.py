@@ -324,11 +324,6 @@ def _asked(
             known = ", ".join(sorted(config.sinks))
             raise UsageError(f"There is no sink {sink} in the configuration; it has: {known}.")
     crossings = ledger.cutovers.crossings(old, new, config.meters)
-    if not crossings:
-        raise UsageError(
-            f"No meter has fed both {old} and {new} so far: list both under `sinks` of a meter, and let `aggregator run` "
-            "begin with that."
-        )
     refused = obstacles(at, crossings, sinks, parallel=parallel)
     meters = [each.meter for each in crossings]
     customers = whose if whose is not None else ledger.cutovers.unmoved(old, meters, MOST_ASKED + 1)

@@ -20,14 +20,14 @@ from aggregator.cli.options import (
     span_until_today_ends,
     to_option,
 )
+from aggregator.core.age_limits import FURTHEST
 from aggregator.errors import UsageError
 
 if TYPE_CHECKING:
     from aggregator.core.model import Span
 
-DAYS = 35
-"""How many days are compared unless said otherwise: nothing older can be billed at Stripe
-(docs.stripe.com/api/billing/meter-event/create)."""
+DAYS = FURTHEST.days
+"""How many days are compared unless said otherwise: nothing older can be billed."""
 
 
 @click.command()

@@ -12,6 +12,7 @@ import datetime as dt
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
+from aggregator.core.age_limits import FURTHEST
 from aggregator.core.cutover import Crossing, obstacles
 from aggregator.core.feed_terms import FeedCoverage
 from aggregator.core.model import Span
@@ -66,7 +67,7 @@ select distinct slot.customer from aggregator.slot
   join aggregator.feed on feed.id = slot.feed_id
   join aggregator.meter on meter.id = feed.meter_id
   join aggregator.sink on sink.id = feed.sink_id
- where sink.name = %(old)s and meter.name = any(%(meters)s) and slot.window_start >= meter.mark - interval '35 days'
+ where sink.name = %(old)s and meter.name = any(%(meters)s) and slot.window_start >= meter.mark - %(furthest)s
    and not exists (select from aggregator.cutover where cutover.from_feed = feed.id and cutover.customer = slot.customer)
  order by 1 limit %(limit)s
 """
@@ -141,7 +142,7 @@ class Cutovers(Part):
     """The verbs about cutovers."""
 
     def crossings(self, old: str, new: str, meters: Iterable[str]) -> list[Crossing]:
-        """Return those of some meters that feed both sinks, as they stand."""
+        """Return those of some meters that feed both sinks, as they stand. Raises UsageError if there is none."""
         with self._database.transaction() as connection:
             return [each.crossing for each in _pairs(connection, old, new, meters)]
 
@@ -151,7 +152,7 @@ class Cutovers(Part):
 
     def unmoved(self, old: str, meters: Iterable[str], limit: int) -> list[str]:
         """Return customers who had usage lately, and have no cutover of their own."""
-        values = {"old": old, "meters": list(meters), "limit": limit}
+        values = {"old": old, "meters": list(meters), "limit": limit, "furthest": FURTHEST}
         return [customer for (customer,) in self._rows(UNMOVED, values)]
 
     def set(
@@ -216,11 +217,17 @@ class Cutovers(Part):
 
 
 def _pairs(connection: Connection, old: str, new: str, meters: Iterable[str]) -> list[_Pair]:
+    """Return the meters that feed both sinks, as they stand. Raises UsageError if there is none."""
     values = {"old": old, "new": new, "meters": list(meters)}
-    found = []
+    found: list[_Pair] = []
     for name, window, mark, old_id, new_id, meter_id, *terms in connection.execute(CROSSINGS, values):
         crossing = Crossing(name, window, mark, _coverage(terms[:7]), _coverage(terms[7:]))
         found.append(_Pair(crossing, old_id, new_id, meter_id))
+    if not found:
+        raise UsageError(
+            f"No meter has fed both {old} and {new} so far: list both under `sinks` of a meter, and let `aggregator run` "
+            "begin with that."
+        )
     return found
 
 
@@ -234,11 +241,6 @@ def _held(connection: Connection, old: str, new: str, meters: Iterable[str]) -> 
     """Lock the meters that feed both sinks, and return them as they stand then. Raises UsageError if there is none."""
     names = list(meters)
     found = _pairs(connection, old, new, names)
-    if not found:
-        raise UsageError(
-            f"No meter has fed both {old} and {new} so far: list both under `sinks` of a meter, and let `aggregator run` "
-            "begin with that."
-        )
     connection.execute(HOLD, {"meters": [each.meter_id for each in found]})
     return _pairs(connection, old, new, names)
 
