@@ -32,21 +32,29 @@ class _Completed(click.ParamType[str]):
         """Return it as it is."""
         return str(value)
 
-
-class MeterName(_Completed):
-    """The name of a configured meter."""
-
-    name = "meter"
-
     def shell_complete(
         self,
         ctx: click.Context,
         param: click.Parameter,  # noqa: ARG002 - click names it
         incomplete: str,
     ) -> list[CompletionItem]:
-        """Return the names that begin so."""
-        found = set(meters_in(_configuration(ctx)))
-        return [CompletionItem(name) for name in sorted(found) if name.startswith(incomplete)]
+        """Return the names that begin so, by the configuration that the command line names."""
+        path = Path(ctx.params.get("config_path") or os.environ.get("AGGREGATOR_CONFIG") or DEFAULT)
+        return [CompletionItem(name) for name in self.beginning(path, incomplete)]
+
+    def beginning(self, path: Path, prefix: str) -> list[str]:
+        """Return the names that begin so, by the configuration at a path."""
+        raise NotImplementedError
+
+
+class MeterName(_Completed):
+    """The name of a configured meter."""
+
+    name = "meter"
+
+    def beginning(self, path: Path, prefix: str) -> list[str]:
+        """Return those that the files name."""
+        return [name for name in sorted(set(meters_in(path))) if name.startswith(prefix)]
 
 
 class CustomerName(_Completed):
@@ -54,19 +62,9 @@ class CustomerName(_Completed):
 
     name = "customer"
 
-    def shell_complete(
-        self,
-        ctx: click.Context,
-        param: click.Parameter,  # noqa: ARG002 - click names it
-        incomplete: str,
-    ) -> list[CompletionItem]:
-        """Return customers that begin so, of those that had usage lately."""
-        found = customers_in(_configuration(ctx), os.environ, incomplete)
-        return [CompletionItem(name) for name in found]
-
-
-def _configuration(ctx: click.Context) -> Path:
-    return Path(ctx.params.get("config_path") or os.environ.get("AGGREGATOR_CONFIG") or DEFAULT)
+    def beginning(self, path: Path, prefix: str) -> list[str]:
+        """Return those that had usage lately."""
+        return customers_in(path, os.environ, prefix)
 
 
 def customers_in(path: Path, environ: Mapping[str, str], prefix: str) -> list[str]:

@@ -8,7 +8,7 @@ Rules
 """
 
 import datetime as dt
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from math import gcd, lcm
 
 from aggregator.core.model import EPOCH, Definition, Span
@@ -26,6 +26,11 @@ def at(definitions: Sequence[Definition], instant: dt.datetime) -> Definition:
             break
         held = definition
     return held
+
+
+def are_mapped(definitions: Iterable[Definition]) -> bool:
+    """Tell whether the query of any of them returns keys, which a mapping makes customers."""
+    return any(each.customers for each in definitions)
 
 
 def same_windows_since(definitions: Sequence[Definition], instant: dt.datetime) -> dt.datetime:

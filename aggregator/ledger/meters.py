@@ -248,7 +248,7 @@ class Lease(NamedTuple):
     @property
     def is_mapped(self) -> bool:
         """Whether the query of any stretch of time returns keys, which a mapping makes customers."""
-        return any(each.customers for each in self.definitions)
+        return definitions.are_mapped(self.definitions)
 
     @property
     def key(self) -> dict[str, object]:

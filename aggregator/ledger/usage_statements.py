@@ -10,7 +10,7 @@ Rules
 
 from enum import Enum
 
-from aggregator.core.usage import By
+from aggregator.core.usage import By, Usage
 from aggregator.ledger.usage_days import KEPT, MADE_DAYS, NEITHER_MADE_NOR_KEPT, NOT_MADE
 
 # What an event is a part of, by its state: 1 billed, 2 under way, 3 held, 4 refused, 5 dismissed, 6 shadow. After them come
@@ -240,21 +240,9 @@ select {WHOSE}, start, sum(nine) as used,
 ORDER = "order by start, customer is null, used desc, customer"
 
 # A stretch of those lines, behind what all of them come to and how many there are.
-FIGURES = (
-    "used",
-    "billed",
-    "under_way",
-    "held",
-    "refused",
-    "dismissed",
-    "shadow",
-    "carried",
-    "unmapped",
-    "open",
-)
 SOME_AND_ALL = f"""
-with line (customer, start, {", ".join(FIGURES)}) as materialized ({{lines}})
-select null, null, {", ".join(f"sum({each})" for each in FIGURES)}, count(*), 0 as place from line
+with line (customer, start, {", ".join(Usage._fields)}) as materialized ({{lines}})
+select null, null, {", ".join(f"sum({each})" for each in Usage._fields)}, count(*), 0 as place from line
  union all
 select its.*, null, row_number() over () from (select * from line limit %(limit)s offset %(offset)s) as its
  order by place

@@ -293,7 +293,7 @@ class Passes(Part):
         Whether a window is swollen shows when it is written: nothing is held for that here.
         """
         past = usual.past_of(registered.meter, known, span.start)
-        is_mapped = any(each.customers for each in known)
+        is_mapped = definitions.are_mapped(known)
         with self._database.transaction() as connection, ThreadPoolExecutor(1, "ledger-io") as io:
             unit = registered.meter.unit
             stage(connection, spool, unit)
