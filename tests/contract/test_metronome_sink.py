@@ -1137,6 +1137,11 @@ LAST_MONTH = NOW.replace(day=1, hour=0, minute=0, second=0) - HOUR
 """Within what Metronome takes, whatever the day; its invoice is finalized once nothing is waited for any more."""
 
 
+def draft_at() -> dt.datetime:
+    """Return an instant whose invoice is a draft: now, since a month may have turned after `NOW`."""
+    return utcnow().replace(microsecond=0)
+
+
 @pytest.fixture
 def invoiced(sandbox: MetronomeControl) -> MetronomeControl:
     """A sandbox where last month's invoices are finalized and this month's are not, with two customers."""
@@ -1151,9 +1156,9 @@ def test_a_decrease_is_sent_while_its_invoice_is_a_draft(
 ) -> None:
     """After a question about its customer and one about the invoices; what adds is sent without any."""
     sink, before = make_sink(invoiced.url), invoiced.stats()["requests"]
-    assert send(sink, used_at(NOW, 5), used_at(LAST_MONTH, 3)) == [Answer.ACCEPTED] * 2
+    assert send(sink, used_at(draft_at(), 5), used_at(LAST_MONTH, 3)) == [Answer.ACCEPTED] * 2
     assert invoiced.stats()["requests"] - before == 1, "nothing is asked"
-    assert send(sink, used_at(NOW, -2)) == [Answer.ACCEPTED]
+    assert send(sink, used_at(draft_at(), -2)) == [Answer.ACCEPTED]
     assert invoiced.stats()["requests"] - before == 4
     assert invoiced.totals("api_requests") == {"cus_1": 6}
 
@@ -1167,7 +1172,7 @@ def test_a_decrease_of_a_finalized_invoice_is_refused(
     events = [
         used_at(LAST_MONTH, -4),
         used_at(LAST_MONTH, 1),
-        used_at(NOW, -1, "cus_2"),
+        used_at(draft_at(), -1, "cus_2"),
         used_at(LAST_MONTH, -1),
     ]
     verdicts = {verdict.event: verdict for verdict in sink.send(events, always)}

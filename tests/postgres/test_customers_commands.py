@@ -34,6 +34,9 @@ meters:
 """
 
 DAY = dt.datetime.now(dt.UTC).replace(hour=0, minute=0, second=0, microsecond=0) - dt.timedelta(days=1)  # noqa: TID251 - commands go by the clock
+SINCE = ("--from", f"{DAY:%Y-%m-%dT%H:%MZ}")
+"""What a command is asked for: yesterday may lie in another month than today."""
+
 Call = Callable[..., Result]
 
 
@@ -97,7 +100,7 @@ def test_one_pass_reads_the_mapping_first(call: Call) -> None:
     assert "api_requests: 100 of 2 keys without a customer id wait since" in status
     assert "The oldest gets too old for its sinks in 3" in status
     assert told(call("status", "--json"))["mappings"][0]["keys"] == 1
-    [files] = told(call("usage", "--json"))["feeds"]
+    [files] = told(call("usage", *SINCE, "--json"))["feeds"]
     assert (files["total"]["used"], files["total"]["unmapped"]) == ("120", "100")
     assert "customers accounts" not in status
 
@@ -105,17 +108,17 @@ def test_one_pass_reads_the_mapping_first(call: Call) -> None:
 def test_finance_sees_names(call: Call) -> None:
     """Whoever has a name is shown with it: customers, and keys that wait."""
     call("run", "--once")
-    table = call("usage", "--by", "customer").output
+    table = call("usage", *SINCE, "--by", "customer").output
     assert "Ada Ltd" in table
     assert "Bo Inc" in table
-    lines = told(call("usage", "--by", "customer", "--json"))["feeds"][0]["lines"]
+    lines = told(call("usage", *SINCE, "--by", "customer", "--json"))["feeds"][0]["lines"]
     assert {(each["customer"], each["name"]) for each in lines} == {
         ("cus_1", "Ada Ltd"),
         ("2", "Bo Inc"),
         ("3", None),
     }
-    assert call("usage", "--by", "customer", "--csv").output.startswith("meter,sink,customer,name,used")
-    assert call("statement", "cus_1").output.startswith("Statement for Ada Ltd (cus_1), ")
+    assert call("usage", *SINCE, "--by", "customer", "--csv").output.startswith("meter,sink,customer,name,used")
+    assert call("statement", "cus_1", *SINCE).output.startswith("Statement for Ada Ltd (cus_1), ")
     window = f"{DAY:%Y-%m-%dT01:00Z}"
     story = call("explain", "api_requests", "--customer", "cus_1", "--window", window)
     assert "Ada Ltd" in story.output

@@ -42,8 +42,9 @@ insert into bucket values (1, 2500000000), (2, 1), (1, 500000000);
 """
 
 
-def today() -> dt.date:
-    return dt.datetime.now(dt.UTC).date()  # noqa: TID251 - the host's day, as the ledger's
+def yesterday() -> dt.date:
+    """Return a day whose windows are over, whatever the hour."""
+    return dt.datetime.now(dt.UTC).date() - dt.timedelta(days=1)  # noqa: TID251 - the host's day, as the ledger's
 
 
 @pytest.fixture
@@ -59,7 +60,7 @@ def config(tmp_path: Path, ledger_url: str, source_url: str, app: psycopg.Connec
     """The page's recipes, sampled once a second, in a file."""
     meters = {name: {**meter, "every": "1s", "sinks": ["files"]} for name, meter in RECIPES.items()}
     for meter in meters.values():
-        meter["start_at"] = f"{today()}T00:00Z"
+        meter["start_at"] = f"{yesterday()}T00:00Z"
     path = tmp_path / "aggregator.yaml"
     path.write_text(
         json.dumps(
@@ -152,7 +153,7 @@ def test_commands_tell_of_samples(
         if "seat_hours was sampled at" in note and "2 rows; one is due every 1s" in note
     ]
     assert [note for note in notes if "egress_bytes" in note and "was sampled at" in note]
-    refused = call("backfill", "seat_hours", "--from", f"{today()}T00:00Z")
+    refused = call("backfill", "seat_hours", "--from", f"{yesterday()}T00:00Z")
     assert "is read from samples, and it was first sampled at" in str(refused.exception)
     reported = app.execute(
         "update device set bytes_total = bytes_total + 40, reported_at = clock_timestamp() where id = 2 "
