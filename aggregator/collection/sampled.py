@@ -244,11 +244,12 @@ def _to_be_seen(sample: CounterSample, how: Counters, rose: samples.Increase) ->
     A counter that fell to zero comes to nothing, and is to be seen all the same: it is a reset as any other.
     """
     which = f"counter {sample.series!r}" if sample.series else "its counter"
-    if sample.adopted and rose.amount and sample.previous is not None and sample.previous_at is not None:
-        return (
-            f"{which} rose from {sample.previous:f} at {moment(sample.previous_at)} to {sample.value:f}, and the ledger was "
-            "adopted since: some of it may be billed already"
-        )
+    if sample.adopted and rose.amount:
+        if sample.previous is None or sample.previous_at is None:
+            rises = f"was first seen at {sample.value:f}"
+        else:
+            rises = f"rose from {sample.previous:f} at {moment(sample.previous_at)} to {sample.value:f}"
+        return f"{which} {rises}, and the ledger was adopted since: some of it may be billed already"
     if rose.reset and how.resets is Resets.HOLD:
         return f"{which} fell from {sample.previous:f} to {sample.value:f} at {moment(sample.at)} (`resets: hold`)"
     return None

@@ -103,6 +103,17 @@ update aggregator.meter
  where id in (select id from aggregator.meter order by id for update)
 """
 
+# A restore is noticed only at the next claim, or by the next host that has lost one. What is sampled before that rises from
+# a value of the backup, so it holds what was billed since. Nobody knows when that was: so all that was ever sampled is in
+# doubt that a sink has not counted.
+DOUBT_SAMPLED = """
+update aggregator.meter
+   set doubtful_until = greatest(start_at, doubtful_until,
+                                 (select max(at) from aggregator.sampling where meter_id = meter.id),
+                                 (select max(at) from aggregator.series where meter_id = meter.id))
+ where read = 'counters'
+"""
+
 # The next pass reads everything again that is re-based here.
 READ_AGAIN = """
 update aggregator.meter
@@ -329,6 +340,7 @@ class Adopting(Part):
         """
         with self._database.transaction() as connection:
             connection.execute(HOLD_METERS)
+            connection.execute(DOUBT_SAMPLED)
             for readings, of_a_meter in groupby(rebased, attrgetter("readings")):
                 lines = list(of_a_meter)
                 stage(connection, readings, lines[0].line.unit)

@@ -34,6 +34,14 @@ LAST_DUE = "select max(due) from aggregator.sampling where meter_id = %(meter_id
 
 GENERATION = "select generation from aggregator.identity"
 
+# A counter that nobody knew before an adoption may be one that the ledger has forgotten, and whose first value was billed.
+IS_FIRST_SINCE = """
+select doubtful_until is not null and not exists (
+           select from aggregator.sampling
+            where meter_id = meter.id and at > meter.doubtful_until and sampling.id <> %(id)s)
+  from aggregator.meter where id = %(meter_id)s
+"""
+
 CREATE_SAMPLED = """
 create temporary table sampled (
     customer text collate "C" not null,
@@ -96,7 +104,7 @@ with fresh as (
 ), chained as (
     select id, at, value, coalesce(lag(value) over by_time, known) as previous,
            coalesce(lag(at) over by_time, known_at) as previous_at,
-           lag(at) over by_time is null and coalesce(known_in <> %(generation)s, false) as adopted,
+           lag(at) over by_time is null and coalesce(known_in <> %(generation)s, %(is_first_since)s) as adopted,
            lead(at) over by_time is null as newest
       from fresh window by_time as (partition by id order by at)
 ), written as (
@@ -121,9 +129,13 @@ DROPPED_UNTIL = """
 select max(at) from aggregator.sampling where meter_id = %(meter_id)s and dropped_at is not null
 """
 
+# What was sampled before an adoption may have been so after a restore that nobody had noticed yet: it rose from a value that
+# the ledger had fallen back to.
 COUNTERS = """
-select sample.at, series.customer, series.name, sample.value, sample.previous, sample.previous_at, sample.adopted
+select sample.at, series.customer, series.name, sample.value, sample.previous, sample.previous_at,
+       sample.adopted or coalesce(sample.at <= meter.doubtful_until, false)
   from aggregator.sample join aggregator.series on series.id = sample.series_id
+  join aggregator.meter on meter.id = sample.meter_id
  where sample.meter_id = %(meter_id)s and sample.at >= %(start)s and sample.at < %(end)s
    and (%(customer)s::text is null or series.customer = %(customer)s)
  order by sample.at, series.name
@@ -173,6 +185,7 @@ class CounterSample(NamedTuple):
     previous: Decimal | None
     previous_at: dt.datetime | None
     adopted: bool
+    """Whether the ledger was adopted since: what it rose by may be billed already, by what the ledger has forgotten."""
 
 
 class SamplingState(NamedTuple):
@@ -281,6 +294,7 @@ class Samples(Part):
                 raise QueryRejected(_report_twice(lease.registered.meter.name, *twice))
         connection.execute(ADD_SERIES, values)
         if spool.counters:
+            [[values["is_first_since"]]] = connection.execute(IS_FIRST_SINCE, values).fetchall()
             connection.execute(COUNT_STALE, values)
             connection.execute(ADD_COUNTERS, values)
         else:

@@ -95,7 +95,8 @@ create table aggregator.meter (
     lease_until    timestamptz,
     epoch          bigint not null default 0,
     left_epoch     bigint not null default 0,
-    left_as        bytea check (octet_length(left_as) = 16)
+    left_as        bytea check (octet_length(left_as) = 16),
+    doubtful_until timestamptz
 );
 comment on column aggregator.meter.formerly is
     'What it was called before, the oldest name first: its identifiers go on under that one.';
@@ -113,6 +114,10 @@ comment on column aggregator.meter.epoch is 'Counts the leases. A pass commits o
 comment on column aggregator.meter.left_epoch is 'The last lease that was given back.';
 comment on column aggregator.meter.left_as is
     'A digest of what its round saw, and of the meter as the round left it; null if there was more to do.';
+
+comment on column aggregator.meter.doubtful_until is
+    'Of a meter of counters in an adopted ledger: up to when it was sampled before. What rose until then, and what the '
+    'first sample after it shows, may be billed already.';
 
 create table aggregator.definition (
     meter_id       integer not null references aggregator.meter,

@@ -1749,6 +1749,20 @@ MISTAKES: tuple[Mistake, ...] = (
         ("tests/postgres/test_counters.py::test_two_daemons_take_one_sample",),
     ),
     Mistake(
+        "what was sampled before a restore was noticed is billed beside what the ledger has forgotten",
+        "aggregator/ledger/samples.py",
+        "       sample.adopted or coalesce(sample.at <= meter.doubtful_until, false)\n",
+        "       sample.adopted\n",
+        ("tests/postgres/test_adopting_samples.py::test_samples_before_a_restore_is_noticed_wait",),
+    ),
+    Mistake(
+        "a counter that a restore has forgotten is taken for new, and billed as a whole again",
+        "aggregator/ledger/samples.py",
+        "coalesce(known_in <> %(generation)s, %(is_first_since)s) as adopted",
+        "coalesce(known_in <> %(generation)s, false) as adopted",
+        ("tests/postgres/test_adopting_samples.py::test_a_forgotten_counter_is_not_taken_for_new",),
+    ),
+    Mistake(
         "a window with a gap is billed although a person was to see it",
         "aggregator/collection/sampled.py",
         "        if how.missing is Missing.HOLD:\n",

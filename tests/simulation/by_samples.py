@@ -221,17 +221,22 @@ class Reckoning:
         """Of each counter: its last value, when it stood there, and which generation saw it."""
         self.doubtful: set[tuple[str | None, dt.datetime]] = set()
         """Customers and windows that a person is to see; None stands for everybody."""
+        self.oldest: dict[tuple[str | None, dt.datetime], int] = {}
+        """The first generation that saw a counter of a customer rise in a window: after an adoption it is not believed."""
 
     def follow(self, taken: list[tuple[dt.datetime, int]]) -> None:
         """Take in which samples the ledger has, with the generation that took each; it may have lost some."""
         if taken[: len(self._taken)] != self._taken:
             self._forget()
+        before = self._taken[-1][1] if self._taken else 0
         for at, generation in taken[len(self._taken) :]:
             if isinstance(self._reads, Counters):
-                self._risen(self._reads, at, generation)
+                self._risen(self._reads, at, generation, anew=generation != before)
+            before = generation
         self._taken = list(taken)
 
-    def _risen(self, how: Counters, at: dt.datetime, generation: int) -> None:
+    def _risen(self, how: Counters, at: dt.datetime, generation: int, *, anew: bool) -> None:
+        """Take in one sample; `anew` says that it is the first one after an adoption."""
         for (customer, series), (value, since) in self._said[self._table, at].items():
             if value is None:
                 continue
@@ -251,8 +256,10 @@ class Reckoning:
                 amount = ZERO if how.resets is Resets.IGNORE else value
                 if how.resets is Resets.HOLD:
                     self.doubtful.add((customer, start))
-            if amount and before is not None and before[2] != generation:
+            if amount and (anew if before is None else before[2] != generation):
                 self.doubtful.add((customer, start))
+            if amount:
+                self.oldest[customer, start] = min(generation, self.oldest.get((customer, start), generation))
             self._rises[start][customer] += amount
 
     def of(self, window: Span) -> tuple[dict[str, Decimal], set[str]]:
@@ -387,7 +394,10 @@ class Account:
     def _look(self, tables: Tables, number: EventId) -> None:
         event = tables.events[number]
         reckoned = next(iter(self._reckoned.values()))
-        doubtful = {(event.customer, event.window_start), (None, event.window_start)} & reckoned.doubtful
+        of_old = {each for each, seen in reckoned.oldest.items() if seen != tables.identity.generation}
+        doubtful = {(event.customer, event.window_start), (None, event.window_start)} & (
+            reckoned.doubtful | of_old
+        )
         if doubtful and event.delta > 0 and not event.taken_over:
             self._life.marks.saw("what samples came to is held")
             require(

@@ -65,6 +65,7 @@ class MeterRow:
     left_as: bytes | None = None
     formerly: tuple[str, ...] = ()
     read: str = "windows"
+    doubtful_until: dt.datetime | None = None
     adopted: tuple[tuple[Span, dt.datetime], ...] = ()
     """What adoptions have compared."""
 
@@ -322,6 +323,8 @@ class SamplingRow:
     """Whether its samples are kept no more."""
     generation: int = 0
     """Which generation of the ledger took it: the real ledger has that with each counter."""
+    is_first_since: bool = False
+    """Whether it is the first one after an adoption."""
 
 
 @dataclass(slots=True)

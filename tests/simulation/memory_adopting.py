@@ -27,7 +27,7 @@ from aggregator.ledger.adoption import (
 )
 from aggregator.ledger.identity import Pinned
 from aggregator.ledger.passes.spool import Spool
-from tests.simulation.memory import EventRow, MemoryLedger, SlotRow
+from tests.simulation.memory import EventRow, MemoryLedger, MeterRow, SlotRow
 from tests.simulation.memory_first_use import clear_for_good
 from tests.simulation.memory_passes import readings_of
 
@@ -101,6 +101,7 @@ class MemoryAdopting:
             raise LedgerError("The ledger is not stopped.")
         for meter in tables.meters.values():
             meter.epoch, meter.lease_owner, meter.lease_until = meter.epoch + 1, None, None
+            self._doubt_sampled(meter)
         tables.adopted.append(now)
         for each in rebased:
             self._rebase(each, name, now)
@@ -114,6 +115,14 @@ class MemoryAdopting:
         identity.generation, identity.stopped_at, identity.stopped_reason = generation, None, None
         identity.stopped_on = None
         identity.timeline = pinned.runs_on
+
+    def _doubt_sampled(self, meter: MeterRow) -> None:
+        tables = self._ledger.tables
+        if meter.read == "counters":
+            taken = [row.at for (number, _), row in tables.samplings.items() if number == meter.id]
+            known = [row.at for (number, *_), row in tables.series.items() if number == meter.id and row.at]
+            before = [meter.doubtful_until] if meter.doubtful_until else []
+            meter.doubtful_until = max([meter.start_at, *before, *taken, *known])
 
     def _rebase(self, rebased: Rebased, name: Naming, now: dt.datetime) -> None:
         line, carries = rebased.line, self._ledger.tables.carries

@@ -47,6 +47,8 @@ class MemorySamples:
         if spool.counters:
             _refuse_twice(lines)
         sampling = SamplingRow(due, at, spool.rows, spool.unusable, generation=tables.identity.generation)
+        since = row.doubtful_until
+        sampling.is_first_since = since is not None and not any(each.at > since for each in taken)
         tables.samplings[meter_id, due] = sampling
         self._add_series(meter_id, (each for each in lines if each.value is not None or not spool.counters))
         if spool.counters:
@@ -69,7 +71,9 @@ class MemorySamples:
             if row.at is not None and each.at <= row.at:
                 sampling.stale += each.at < row.at or each.value != row.value
                 continue
-            adopted = row.generation is not None and row.generation != sampling.generation
+            adopted = sampling.is_first_since
+            if row.generation is not None:
+                adopted = row.generation != sampling.generation
             self._samples(meter_id).append(
                 SampleRow(each.at, each.customer, each.series, each.value, row.value, row.at, adopted=adopted)
             )
@@ -110,9 +114,16 @@ class MemorySamples:
 
     def counters(self, meter_id: int, span: Span, customer: str | None = None) -> Iterator[CounterSample]:
         """Yield what counters stood at within a span, as one transaction sees it."""
+        since = self._ledger.tables.meters[meter_id].doubtful_until
         found = [
             CounterSample(
-                each.at, each.customer, each.series, each.value, each.previous, each.previous_at, each.adopted
+                each.at,
+                each.customer,
+                each.series,
+                each.value,
+                each.previous,
+                each.previous_at,
+                each.adopted or (since is not None and each.at <= since),
             )
             for each in self._samples(meter_id)
             if each.at in span and customer in (None, each.customer) and each.value is not None

@@ -197,10 +197,11 @@ def read(connection: psycopg.Connection[Any]) -> Tables:
     tables.halted = dict(rows("select id, halted_reason from aggregator.sink where halted_at is not null"))
     for row in rows(
         "select id, name, fingerprint, start_at, mark, reread_from, swept, hourly_at, daily_at, waits_for,"
-        " lease_owner, lease_until, epoch, seen_until, left_epoch, left_as, formerly, read from aggregator.meter order by id"
+        " lease_owner, lease_until, epoch, seen_until, left_epoch, left_as, formerly, read, doubtful_until"
+        " from aggregator.meter order by id"
     ):
         tables.meters[row[0]] = MeterRow(*row)
-        tables.meters[row[0]].formerly = tuple(row[-2])
+        tables.meters[row[0]].formerly = tuple(tables.meters[row[0]].formerly)
         tables.fences[row[0]] = {}
     for row in rows(
         "select id, meter_id, sink_id, since, until, shadow, shadow_until, read_until, lost, ordered,"

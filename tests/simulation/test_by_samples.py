@@ -129,6 +129,21 @@ def adoptions_forgotten() -> Made:
     return [(MemorySamples, "counters", counters)]
 
 
+def believed_before_an_adoption() -> Made:
+    """What was sampled before an adoption is billed at once, though the ledger may have been set back before that."""
+
+    def counters(
+        self: MemorySamples, meter_id: int, span: Span, customer: str | None = None
+    ) -> Iterator[CounterSample]:
+        meter = self._ledger.tables.meters[meter_id]
+        since, meter.doubtful_until = meter.doubtful_until, None
+        found = [*real_counters(self, meter_id, span, customer)]
+        meter.doubtful_until = since
+        return iter(found)
+
+    return [(MemorySamples, "counters", counters)]
+
+
 def gaps_stand_on() -> Made:
     """A gauge stands on through a gap, whatever is declared."""
 
@@ -174,6 +189,7 @@ BUGS = (
     samples_without_values,
     values_without_samples,
     adoptions_forgotten,
+    believed_before_an_adoption,
     gaps_stand_on,
     who_is_missing_stands_on,
     averages_of_what_was_seen,
