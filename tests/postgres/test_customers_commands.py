@@ -117,7 +117,9 @@ def test_finance_sees_names(call: Call) -> None:
         ("2", "Bo Inc"),
         ("3", None),
     }
-    assert call("usage", *SINCE, "--by", "customer", "--csv").output.startswith("meter,sink,customer,name,used")
+    assert call("usage", *SINCE, "--by", "customer", "--csv").output.startswith(
+        "meter,sink,customer,name,used"
+    )
     assert call("statement", "cus_1", *SINCE).output.startswith("Statement for Ada Ltd (cus_1), ")
     window = f"{DAY:%Y-%m-%dT01:00Z}"
     story = call("explain", "api_requests", "--customer", "cus_1", "--window", window)
