@@ -106,7 +106,10 @@ select event.id, slot.window_start, event.revision, event.delta, event.total, co
 """
 
 TRIES = """
-select event_id, at, answer, reason, request_id from aggregator.attempt where event_id = any(%(events)s) order by id
+select named.event, at, answer, reason, request_ids[array_position(events, named.event)]
+  from unnest(%(events)s::bigint[]) as named (event)
+  join aggregator.attempt on attempt.events @> array[named.event]
+ order by attempt.id
 """
 
 CANCELLING = """

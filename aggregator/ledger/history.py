@@ -81,7 +81,7 @@ select found.id, found.sink, found.claimed_at, coalesce(found.settled_at, found.
        found.file, case when found.is_file then found.file_reason else counted.reason end
   from found
   left join lateral (
-        select count(*) filter (where attempt.id is null and event.attempted_at = found.claimed_at
+        select count(*) filter (where attempt.event_id is null and event.attempted_at = found.claimed_at
                                   and event.state not in ('due', 'sending')) as accepted,
                count(*) filter (where attempt.answer::aggregator.event_state = 'due') as again,
                count(*) filter (where attempt.answer::aggregator.event_state = 'refused') as refused,
@@ -90,7 +90,8 @@ select found.id, found.sink, found.claimed_at, coalesce(found.settled_at, found.
                min(attempt.reason) as reason
           from unnest(found.events) as one (id)
           join aggregator.event on event.id = one.id
-          left join aggregator.attempt on attempt.event_id = one.id and attempt.claim_id = found.id
+          left join (select unnest(events) as event_id, answer, reason
+                       from aggregator.attempt where claim_id = found.id) as attempt on attempt.event_id = one.id
           left join aggregator.outbox on outbox.event_id = one.id
          where not found.is_file
        ) as counted on true

@@ -764,17 +764,21 @@ comment on column aggregator.file.rejected_at is
     'When a person said that nothing of it was taken: its events are refused. One that is confirmed never is.';
 
 create table aggregator.attempt (
-    id         bigint generated always as identity primary key,
-    event_id   bigint not null,
-    claim_id   bigint not null,
-    at         timestamptz not null,
-    answer     text not null,
-    reason     text,
-    request_id text
+    id          bigint generated always as identity primary key,
+    claim_id    bigint not null,
+    at          timestamptz not null,
+    answer      text not null,
+    reason      text,
+    events      bigint[] not null check (cardinality(events) > 0),
+    request_ids text[] check (cardinality(request_ids) = cardinality(events))
 );
-create index attempt_by_event on aggregator.attempt (event_id);
+create index attempt_by_event on aggregator.attempt using gin (events) with (fastupdate = off);
 create index attempt_by_claim on aggregator.attempt (claim_id);
-comment on table aggregator.attempt is 'Every try that did not end well. The one that did is on the event itself.';
+comment on table aggregator.attempt is
+    'Every try that did not end well: one row for all events of a claim that came to the same at once. The try that did end '
+    'well is on the event itself.';
+comment on column aggregator.attempt.request_ids is
+    'The sink''s id of the request of each event, in the order of `events`; null if it named none.';
 """
 
 # Without `autosummarize` such an index does not know what was added since the last vacuum, and all of that is read

@@ -1061,8 +1061,8 @@ MISTAKES: tuple[Mistake, ...] = (
     Mistake(
         "an event is checked with every claim that it was in",
         "aggregator/ledger/review/checks.py",
-        "       and not exists (select from aggregator.attempt\n"
-        "                        where attempt.event_id = event.id and attempt.claim_id = claim.id)\n",
+        "       and (claim.id, event.id) not in (select claim_id, unnest(events) from aggregator.attempt\n"
+        "                                         where claim_id = any(%(claims)s))\n",
         "",
         ("tests/postgres/test_checks.py::test_what_was_not_settled_yet_is_not_passed_over",),
     ),

@@ -8,6 +8,7 @@ from aggregator.core.model import Answer, Event, Outcome, State
 from aggregator.delivery.sender import Sender
 from aggregator.errors import InvariantBroken, LedgerUnreachable
 from aggregator.ledger.database import Database
+from aggregator.ledger.facts import Facts
 from aggregator.ledger.review.parked import Choice, ParkedEvents
 from tests.fakes import FakeSink
 from tests.postgres.world import HOUR, MINUTE, START, World
@@ -65,7 +66,32 @@ def test_a_lost_answer_is_asked_for_again_and_booked_once(owing: World) -> None:
     assert (second.accepted, second.duplicates) == (2, 2)
     assert owing.booked("cus_3") == 4
     assert states(owing) == {"accepted": 10}
-    assert owing.one("select count(*) from aggregator.attempt") == 2
+    assert owing.one("select sum(cardinality(events)) from aggregator.attempt") == 2
+
+
+def test_tries_that_came_to_the_same_are_one_row_and_each_event_keeps_its_own(owing: World) -> None:
+    """What a batch came to is written once for all of it; an event still has its tries, with the id of its own request."""
+    [feed] = Facts(owing.database).feeds()
+    sink_id = owing.registered.feeds[0].sink_id
+    for busy in (True, False):
+        claim = owing.outbox.claim(sink_id, 10, owing.now)
+        assert claim is not None
+        *named, nameless = claim.events
+        reason = "busy" if busy else "no answer"
+        outcomes = [Outcome(each.id, State.DUE, owing.now, reason, f"req_{each.customer}") for each in named]
+        outcomes.append(Outcome(nameless.id, State.DUE, owing.now, reason))
+        assert owing.outbox.settle(claim.id, outcomes, owing.now) == 10
+    assert owing.rows("select answer, reason, cardinality(events) from aggregator.attempt order by id") == [
+        ("due", "busy", 10),
+        ("due", "no answer", 10),
+    ]
+    for customer, request in (("cus_4", "req_cus_4"), (nameless.customer, None)):
+        [window] = Facts(owing.database).windows(feed, customer, [START])
+        [event] = window.events
+        assert [(each.reason, each.request_id) for each in event.tries] == [
+            ("busy", request),
+            ("no answer", request),
+        ]
 
 
 def test_a_library_that_breaks_leaves_unknown_what_it_did_not_answer(owing: World) -> None:

@@ -52,8 +52,8 @@ with mine as (
 ), freed as (
     update aggregator.outbox set claim_id = null, due_at = %(now)s from due where outbox.event_id = due.id
 ), noted as (
-    insert into aggregator.attempt (event_id, claim_id, at, answer, reason)
-    select id, claim_id, %(now)s, 'due', %(reason)s from due
+    insert into aggregator.attempt (claim_id, at, answer, reason, events)
+    select claim_id, %(now)s, 'due', %(reason)s, array_agg(id order by id) from due group by claim_id
 )
 select id from due
 """

@@ -110,9 +110,10 @@ with given as (
     insert into aggregator.parked (event_id, feed_id, state, reason, since)
     select id, feed_id, state, coalesce(reason, ''), %(now)s from settled where state in ('refused', 'in_doubt')
 ), noted as (
-    insert into aggregator.attempt (event_id, claim_id, at, answer, reason, request_id)
-    select id, %(claim)s, %(now)s, state::text, reason, request_id
-      from settled where state <> 'accepted' and uncounted = 0
+    insert into aggregator.attempt (claim_id, at, answer, reason, events, request_ids)
+    select %(claim)s, %(now)s, state::text, reason, array_agg(id order by id),
+           case when count(request_id) > 0 then array_agg(request_id order by id) end
+      from settled where state <> 'accepted' and uncounted = 0 group by state, reason
 ), counted as ({COUNT_VERDICTS})
 select count(*), (select stopped_at is not null from aggregator.identity) from settled
 """  # noqa: S608 - our own text

@@ -42,8 +42,8 @@ with sent as (
       join aggregator.event on event.id = sent.id
       join aggregator.feed on feed.id = event.feed_id
      where claim.id = any(%(claims)s) and feed.sink_id = %(sink)s and event.state in ('accepted', 'confirmed')
-       and not exists (select from aggregator.attempt
-                        where attempt.event_id = event.id and attempt.claim_id = claim.id)
+       and (claim.id, event.id) not in (select claim_id, unnest(events) from aggregator.attempt
+                                         where claim_id = any(%(claims)s))
      group by 1, 2
 ), added as (
     insert into aggregator.unchecked (feed_id, customer, since, first_window, last_window, events, suspicious, next_at)
