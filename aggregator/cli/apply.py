@@ -113,7 +113,7 @@ def _read_again(config: "Config", ledger: "Ledger", looked: "Looked", written: "
     if written.span is None:
         raise UsageError("The plan was made without reading a source: leave out --recheck, or plan again.")
     pairs = {name: pair for name, pair in sides(config, looked).items() if name in written.basis.read}
-    found = read(config, ledger, pairs, written.span, 0)
+    found = read(config, ledger, looked, pairs, written.span, 0)
     return dict.fromkeys(written.basis.read, "") | {
         each.meter: each.comparison.digest for each in found if each.comparison
     }

@@ -53,39 +53,26 @@ class Source(Protocol):
         ...
 
 
-class SampledSource:
-    """One meter's source as its samples show it. `present` tells the ledger's instant."""
+class KeptSamples:
+    """What the samples of one meter come to, as far as they are kept. `present` tells the ledger's instant.
+
+    `latest` says whether customers are billed for the newest window's number.
+    """
 
     def __init__(
-        self, meter: Meter, meter_id: int, source: Source, taken: Samples, present: Callable[[], dt.datetime]
+        self, meter: str, meter_id: int, taken: Samples, present: Callable[[], dt.datetime], *, latest: bool
     ) -> None:
-        assert meter.sampling is not None, "only a meter that is sampled has samples"
-        self.name = source.name
-        self._meter = meter
+        self._called = meter
         self._meter_id = meter_id
-        self._sampling: Sampling = meter.sampling
-        self._source = source
         self._samples = taken
         self._present = present
+        self._latest = latest
         self.doubts: dict[tuple[dt.datetime, str | None], str] = {}
         """What the latest reading found that a person is to see."""
 
-    def sample(self, lease: Lease, now: dt.datetime) -> bool:
-        """Take the sample that is due, if one is. Raises what asking the source does, and what writing it does."""
-        due = windows.floor(now, self._sampling.every)
-        last = self._samples.last_due(self._meter_id)
-        if last is not None and last >= due:
-            return False
-        reads = self._sampling.reads
-        with SampleSpool(reads) as spool:
-            with self._source.sampling(
-                self._sampling.query, now, counters=isinstance(reads, Counters)
-            ) as asking:
-                at = asking.at
-                for batch in asking.batches():
-                    spool.add(batch, at)
-            failpoints.passing("sample_read")
-            return self._samples.take(lease, spool, due=due, at=at, keep_from=now - self._sampling.kept)
+    def first(self) -> dt.datetime | None:
+        """Return the instant of the first sample; None if there is none."""
+        return self._samples.first(self._meter_id)
 
     def read(
         self,
@@ -111,7 +98,7 @@ class SampledSource:
         kept_from = self._samples.dropped_until(self._meter_id)
         if kept_from is not None and span.start <= kept_from:
             raise SourceError(
-                f"{self._meter.name}: samples up to {moment(kept_from)} are not kept any more (`keep_samples`), so windows "
+                f"{self._called}: samples up to {moment(kept_from)} are not kept any more (`keep_samples`), so windows "
                 "of that time cannot be read again."
             )
         how = declared(query)
@@ -153,7 +140,7 @@ class SampledSource:
         for customer, of_customer in groupby(rows, lambda row: row.customer):
             for reading in _gauge_readings(customer, list(of_customer), covered, how):
                 if (
-                    reading.quantity != 0 or self._meter.latest
+                    reading.quantity != 0 or self._latest
                 ):  # who is billed by the last number is billed a zero, too
                     yield reading
 
@@ -164,6 +151,36 @@ class SampledSource:
     def _seen_until(self, sampled: Sequence[dt.datetime]) -> dt.datetime:
         """Return the present, which no sample lies behind: a source's clock may be a little ahead of the ledger's."""
         return max([self._present(), *(at + dt.timedelta.resolution for at in sampled[-1:])])
+
+
+class SampledSource(KeptSamples):
+    """One meter's source as its samples show it, and whoever takes them."""
+
+    def __init__(
+        self, meter: Meter, meter_id: int, source: Source, taken: Samples, present: Callable[[], dt.datetime]
+    ) -> None:
+        assert meter.sampling is not None, "only a meter that is sampled has samples"
+        super().__init__(meter.name, meter_id, taken, present, latest=meter.latest)
+        self.name = source.name
+        self._sampling: Sampling = meter.sampling
+        self._source = source
+
+    def sample(self, lease: Lease, now: dt.datetime) -> bool:
+        """Take the sample that is due, if one is. Raises what asking the source does, and what writing it does."""
+        due = windows.floor(now, self._sampling.every)
+        last = self._samples.last_due(self._meter_id)
+        if last is not None and last >= due:
+            return False
+        reads = self._sampling.reads
+        with SampleSpool(reads) as spool:
+            with self._source.sampling(
+                self._sampling.query, now, counters=isinstance(reads, Counters)
+            ) as asking:
+                at = asking.at
+                for batch in asking.batches():
+                    spool.add(batch, at)
+            failpoints.passing("sample_read")
+            return self._samples.take(lease, spool, due=due, at=at, keep_from=now - self._sampling.kept)
 
     def filled(self, query: str, span: Span) -> str:
         """Return a definition as it is: it has no bounds, and what it gives now is not what it gave then."""

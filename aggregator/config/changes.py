@@ -20,6 +20,7 @@ from aggregator.config.durations import format_duration
 from aggregator.config.meter import Meter
 from aggregator.config.models import Config
 from aggregator.config.query import normalised_query
+from aggregator.config.values import iso
 from aggregator.runtime.redact import HIDDEN, redacted
 
 Settings = Mapping[str, str]
@@ -138,7 +139,7 @@ def _plain(value: object) -> object:
         case dt.timedelta():
             return format_duration(value)
         case dt.datetime():
-            return f"{value:%Y-%m-%dT%H:%MZ}"
+            return iso(value)
         case Block():
             given = {name: getattr(value, name) for name in type(value).model_fields}
             return {key: _plain(each) for key, each in given.items() if each is not None}

@@ -45,6 +45,7 @@ values (%(host)s, %(process)s, %(meters)s::jsonb, %(who)s, %(reason)s)
 class MeterInForce(NamedTuple):
     """A meter as the ledger has it."""
 
+    id: int
     read: str
     start_at: dt.datetime
     formerly: tuple[str, ...]
@@ -133,7 +134,7 @@ def _state(connection: Connection) -> LedgerState:
         feeds.setdefault(meter, []).append(tuple(feed))
     meters = {
         name: MeterInForce(
-            read, start_at, tuple(formerly), definitions_of(connection, meter), _of(feeds, name)
+            meter, read, start_at, tuple(formerly), definitions_of(connection, meter), _of(feeds, name)
         )
         for meter, name, read, start_at, formerly in connection.execute(FIND_METERS).fetchall()
     }

@@ -104,9 +104,9 @@ def sinks(figures: MeterFigures) -> str:
     return after if set(figures.sinks_before) == set(figures.sinks_after) else f"{before} → {after}"
 
 
-def signed(quantity: Decimal) -> str:
-    """Write a difference with its sign."""
-    return f"{'+' if quantity > 0 else ''}{shown(quantity)}"
+def signed(quantity: Decimal | None) -> str:
+    """Write a difference with its sign; one that nobody knows as nothing."""
+    return f"{'+' if quantity is not None and quantity > 0 else ''}{shown(quantity)}"
 
 
 def unmapped(found: Comparison) -> str:

@@ -103,10 +103,14 @@ class Comparison(NamedTuple):
     """Those who differ most, by the absolute difference."""
     digest: str
     """Of what every customer comes to by both, and of what is unmapped."""
+    is_whole: bool = True
+    """Whether whatever there is was read; False: by one of the two it could not be, so nobody knows what differs."""
 
     @property
-    def difference(self) -> Decimal:
-        """Return by how much the total changes."""
+    def difference(self) -> Decimal | None:
+        """Return by how much the total changes; None where nobody knows."""
+        if not self.is_whole:
+            return None
         return subtract(
             self.after.billed if self.after else ZERO, self.before.billed if self.before else ZERO
         )
@@ -128,6 +132,12 @@ def compared(before: Usage | None, after: Usage | None, most_movers: int) -> Com
         tuple(first),
         _digest(pairs, before, after),
     )
+
+
+def alone(before: Usage | None, after: Usage | None) -> Comparison:
+    """Return what a range comes to by the one definition of two by which it could be read: nobody knows what differs."""
+    found = compared(before, after, 0)
+    return found._replace(differing=0, new=0, gone=0, is_whole=False)
 
 
 def _total(usage: Usage | None, billed: dict[str, Decimal]) -> Total | None:

@@ -41,6 +41,6 @@ It stands on the runtime and the core; the wiring, the trial and commands import
 
 from aggregator.source.engine import Source
 from aggregator.source.file_views import Files
-from aggregator.source.snapshot import Shape
+from aggregator.source.snapshot import Shape, SideBySide
 
-__all__ = ["Files", "Shape", "Source"]
+__all__ = ["Files", "Shape", "SideBySide", "Source"]

@@ -64,7 +64,6 @@ CAST_OF_BOUND = r"(?<![:\w\\])(:(?:{names}))(?=::)"
 
 OTHER_COLON = r"(?<![:\w\\]):(?!(?:{names})\b)(?=\w+(?![:\w]))"
 """A colon that is the text's own, as in the JSON `{{"paid":true}}`, where SQLAlchemy would take it for a parameter's.
-
 It takes none before a word that another colon follows, as in `':paid:'`, and would leave a backslash there in the text.
 """
 
@@ -109,14 +108,14 @@ class Source:
         self._dialect = dialect_of(self._url, files or {})
         self._how = HowToRead(statement_timeout, filtered, frozenset(accepts))
         self._freshness = freshness
-        self._application_name = application_name
-        self._url_now = url_now
+        self._application_name, self._url_now = application_name, url_now
         self._instants = Instants(
             self._dialect.naive_is_utc or timezone == "UTC",
             self._dialect.from_number,
             self._refusal,
             self._dialect.zoned,
         )
+        self._asked_by = self._statement, self._kinds, self._instants, self._refusal
         self._secrets = secrets_of(self._url, url)
         self._lock = threading.Lock()
         self._engine: sa.Engine | None = None
@@ -346,7 +345,8 @@ class Source:
     def side_by_side(self) -> Iterator["SideBySide"]:
         """Hold a snapshot open in which several spans are read as `read` does. Raises, from within as well, as that does."""
         with self._snapshot(proving=True) as snapshot:
-            yield SideBySide(self._fence(snapshot), partial(self._read_in, snapshot), self._dialect.snapshot)
+            read, by_cursor = partial(self._read_in, snapshot), ByCursor(snapshot, *self._asked_by)
+            yield SideBySide(self._fence(snapshot), read, self._dialect.snapshot, by_cursor)
 
     def customers(self, query: str) -> listed.Batches:
         """Yield the rows of a mapping from keys to customers in batches, from one snapshot. Raises as `read` does."""
@@ -393,7 +393,7 @@ class Source:
     def by_cursor(self) -> Iterator[ByCursor]:
         """Open a snapshot that is asked for rows by their cursor. Raises, from within as well, as `read` does."""
         with self._snapshot() as snapshot:
-            yield ByCursor(snapshot, self._statement, self._kinds, self._instants, self._refusal)
+            yield ByCursor(snapshot, *self._asked_by)
 
     def reread(
         self, query: str, span: Span, window: dt.timedelta, dimensions: Sequence[str] = ()

@@ -2,13 +2,16 @@
 
 import datetime as dt
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import sqlalchemy as sa
 
 from aggregator.core.model import Fence, Reading, Span
 from aggregator.source.dialects import Dialect, Renew
 from aggregator.source.rows import Refuse
+
+if TYPE_CHECKING:
+    from aggregator.source.by_cursor import ByCursor
 
 BATCH = 5_000
 """Rows fetched at once: enough that the round trip costs nothing, a few megabytes at most."""
@@ -56,6 +59,8 @@ class SideBySide(NamedTuple):
     """Given what `Glimpse.read` is; a query that returns no `window` is asked once per window."""
     one_state: bool
     """False of a kind of database that keeps no snapshot: each query may see another state."""
+    by_cursor: "ByCursor"
+    """What asks it for rows by their cursor."""
 
 
 class Shape(NamedTuple):

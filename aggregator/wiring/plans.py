@@ -6,9 +6,11 @@ from contextlib import ExitStack, contextmanager
 from datetime import datetime, timedelta
 from decimal import Decimal
 
+from aggregator.collection.sampled import KeptSamples
 from aggregator.config import Config
 from aggregator.config import Meter as ConfiguredMeter
 from aggregator.config.changes import Settings, changed_blocks, digests, settings_of
+from aggregator.config.deltas import Deltas
 from aggregator.config.query import normalised_query
 from aggregator.core import windows
 from aggregator.core.customers import Held, resolved
@@ -18,7 +20,7 @@ from aggregator.ledger.applying import LedgerState, Looked
 from aggregator.ledger.ledger import Ledger
 from aggregator.plan.changes import Change, Known, block_changes, meter_changes
 from aggregator.plan.document import Basis, Digests, InForce, Plan, digest
-from aggregator.plan.reading import HowRead, MeterFigures, read_both
+from aggregator.plan.reading import SAMPLED, ByCursor, HowRead, MeterFigures, read_both
 from aggregator.source import Source
 from aggregator.wiring.app import meter_of
 from aggregator.wiring.customers import listing
@@ -71,7 +73,7 @@ def against_ledger(
     pairs = sides(config, looked)
     if pairs and ask_sources:
         span = span or _yesterday(config, pairs, now)
-        figures = read(config, ledger, pairs, span, movers)
+        figures = read(config, ledger, looked, pairs, span, movers)
         notes += list(_never_billed(config, pairs, span))
     elif pairs:
         notes.append("No source was asked, so there are no figures.")
@@ -154,6 +156,8 @@ def sides(config: Config, looked: Looked) -> Sides:
         former = _former(looked, name)
         new = _how(looked.registered[name].meter, meter)
         old = _how_now(looked.state, former, settings[former]) if former in settings else None
+        if old is not None and _has_begun(looked.state, former):
+            new = _goes_on(old, new)
         if old != new:
             found[name] = (old, new)
     gone = settings.keys() - looked.renamed.keys() - config.meters.keys()
@@ -162,7 +166,29 @@ def sides(config: Config, looked: Looked) -> Sides:
     return {name: pair for name, pair in found.items() if pair != (None, None)}
 
 
+def _has_begun(state: LedgerState, name: str) -> bool:
+    """Tell whether anything was read of a meter."""
+    return state.memory.meters[name].mark > state.meters[name].start_at
+
+
+def _goes_on(old: HowRead, new: HowRead) -> HowRead:
+    """Return how a meter is read that a cursor has begun with: where it was to begin does not count any more."""
+    if old.by_cursor is None or new.by_cursor is None:
+        return new
+    return new._replace(by_cursor=new.by_cursor._replace(start_after=old.by_cursor.start_after))
+
+
+def _by_cursor(settings: Settings) -> ByCursor | None:
+    """Return how a meter is counted anew that is read by a cursor, as its settings have it."""
+    if "deltas" not in settings:
+        return None
+    deltas = Deltas.model_validate(json.loads(settings["deltas"]))
+    query = deltas.recount_query
+    return ByCursor(deltas.start_after, None if query is None else normalised_query(query))
+
+
 def _how(meter: Meter, configured: ConfiguredMeter) -> HowRead:
+    [settings] = settings_of({meter.name: configured}).values()
     return HowRead(
         meter.source,
         normalised_query(meter.query),
@@ -173,6 +199,7 @@ def _how(meter: Meter, configured: ConfiguredMeter) -> HowRead:
         meter.latest,
         meter.read,
         _billed_by([each.model_dump(include={"sink", "shadow"}) for each in configured.feeds]),
+        _by_cursor(settings),
     )
 
 
@@ -192,6 +219,7 @@ def _how_now(state: LedgerState, name: str, settings: Settings) -> HowRead | Non
         json.loads(settings.get("stripe", "{}")).get("formula") == "last",
         known.read,
         _billed_by(json.loads(settings.get("sinks", "[]"))),
+        _by_cursor(settings),
     )
 
 
@@ -214,14 +242,43 @@ def _never_billed(config: Config, pairs: Sides, span: Span) -> Iterator[str]:
             yield f"{name} has start_at {at:%Y-%m-%dT%H:%MZ}, and nothing before it is ever billed."
 
 
-def read(config: Config, ledger: Ledger, pairs: Sides, span: Span, movers: int) -> list[MeterFigures]:
+def read(
+    config: Config, ledger: Ledger, looked: Looked, pairs: Sides, span: Span, movers: int
+) -> list[MeterFigures]:
     """Return what a past range of these meters comes to, before and after."""
     with _sources(config, pairs) as sources, ExitStack() as stack:
         customers = Customers(config, ledger, stack)
         return [
-            read_both(name, old, new, span, sources, customers.resolve, movers)
+            read_both(
+                name,
+                old,
+                new,
+                span,
+                sources,
+                customers.resolve,
+                movers,
+                _kept(ledger, looked, name, old or new),
+            )
             for name, (old, new) in pairs.items()
         ]
+
+
+class Samples:
+    """The samples that the ledger keeps of a meter, and by which queries they were taken."""
+
+    def __init__(self, definitions: Sequence[Definition], samples: KeptSamples) -> None:
+        self.definitions = definitions
+        self.first = samples.first
+        self.read = samples.read
+
+
+def _kept(ledger: Ledger, looked: Looked, name: str, how: HowRead | None) -> Samples | None:
+    """Return the samples of a meter; None of one that the ledger does not know as one that is sampled."""
+    known = looked.state.meters.get(_former(looked, name))
+    if known is None or how is None or known.read not in SAMPLED:
+        return None
+    samples = KeptSamples(name, known.id, ledger.samples, ledger.instant, latest=how.latest)
+    return Samples(known.definitions, samples)
 
 
 @contextmanager

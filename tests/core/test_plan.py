@@ -3,7 +3,7 @@
 import datetime as dt
 import json
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -13,12 +13,12 @@ from click.testing import CliRunner, Result
 
 from aggregator.cli import cli
 from aggregator.cli.exit_codes import ExitCode
-from aggregator.core.model import Reading, Span
-from aggregator.errors import UsageError
+from aggregator.core.model import EPOCH, Definition, Reading, Span
+from aggregator.errors import SourceError, UsageError
 from aggregator.plan import document, markdown
 from aggregator.plan.changes import Change, Kind, Known, meter_changes
 from aggregator.plan.document import Basis, InForce, Plan, UnusablePlan, differences
-from aggregator.plan.reading import HowRead, MeterFigures, read_both
+from aggregator.plan.reading import ByCursor, HowRead, MeterFigures, read_both
 from aggregator.plan.usage import TooMany, Usage, compared
 from aggregator.source import Source
 
@@ -241,7 +241,6 @@ def test_a_definition_that_fails_is_said_and_the_other_one_is_shown(app: Source)
 @pytest.mark.parametrize(
     ("old", "span", "why"),
     [
-        (how(read="deltas"), SPAN, "read once, by a cursor"),
         (how(read="gauges"), SPAN, "tells nothing of the past"),
         (
             how(source="former"),
@@ -257,6 +256,176 @@ def test_what_cannot_be_read_again_has_no_figures(app: Source, old: HowRead, spa
     assert found.comparison is None
     assert not found.failed
     assert why in " ".join(found.notes)
+
+
+# By a cursor
+
+
+BY_CURSOR = (
+    "select customer, quantity, at, rowid as cursor from used where rowid > :after and rowid <= :upto{more}"
+)
+RECOUNT = (
+    "select customer, 10 * quantity as quantity, at as window from used where at >= :start and at < :end "
+    "and rowid <= :upto"
+)
+
+
+def counted(after: int = 0, recount: str | None = None, more: str = "") -> HowRead:
+    """How a meter is read by a cursor."""
+    query = BY_CURSOR.format(more=more)
+    return how(query, read="deltas", by_cursor=ByCursor(after, recount))
+
+
+def totals(found: MeterFigures) -> tuple[Decimal | None, Decimal | None]:
+    """What a range comes to before and after."""
+    assert found.comparison is not None, found.notes
+    before, after = found.comparison.before, found.comparison.after
+    return before and before.billed, after and after.billed
+
+
+def test_what_is_read_by_a_cursor_is_counted_anew_over_the_range(app: Source, tmp_path: Path) -> None:
+    """By all its rows behind the first cursor, in the windows that they lie in; nothing of another day."""
+    with sqlite3.connect(tmp_path / "app.db") as connection:
+        connection.execute("insert into used values ('b', 100, 200, ?)", [f"{DAY - HOUR:%Y-%m-%d} 23:00:00"])
+    assert totals(read(app, counted(), counted(more=" and status < 500"))) == (7, 3)
+    assert totals(read(app, counted(), counted(after=1))) == (7, 4)
+    assert totals(read(app, None, counted())) == (None, 7)
+
+
+def test_a_recount_is_asked_for_the_range_alone(app: Source) -> None:
+    """It is what windows come to in the end; another query beside the same recount changes nothing, and that is said."""
+    found = read(app, counted(), counted(recount=RECOUNT))
+    assert (totals(found), found.notes) == ((7, 70), [])
+    alike = read(app, counted(recount=RECOUNT), counted(recount=RECOUNT, more=" and status < 500"))
+    assert totals(alike) == (70, 70)
+    assert "beside the same `recount_query`" in alike.notes[0]
+
+
+def test_rows_that_are_looked_through_are_bounded(app: Source, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A table may be large, and nobody has asked for its range alone; it is no failure of the plan."""
+    monkeypatch.setattr("aggregator.plan.reading.MOST_ROWS", 1)
+    found = read(app, counted(recount=RECOUNT), counted())
+    assert found.comparison is not None
+    assert (found.comparison.before.billed, found.comparison.after) == (70, None)  # type: ignore[union-attr]
+    assert (found.comparison.difference, found.failed) == (None, False)
+    assert "no `recount_query`" in found.notes[0]
+
+
+def test_more_customers_than_are_compared_are_no_failure(
+    app: Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is said, and nothing of the meter is shown."""
+    monkeypatch.setattr(Usage, "add", lambda *_: raise_too_many())
+    found = read(app, how(), how(sinks=("stripe",)))
+    assert (found.comparison, found.failed) == (None, False)
+    assert found.notes == ["it has more customers than are compared"]
+
+
+def raise_too_many() -> None:
+    """There are too many customers."""
+    raise TooMany
+
+
+def test_another_database_under_the_same_name_is_read_alone(app: Source) -> None:
+    """What holds now was in the one before, which nobody can ask."""
+    found = read(app, how(place="one at a"), how(place="two at b"))
+    assert found.comparison is not None
+    assert (found.comparison.before, found.comparison.difference, found.failed) == (None, None, False)
+    assert "read from one at a" in found.notes[0]
+    assert totals(read(app, how(place=""), how(place="two at b"))) == (7, 7), "nobody knows"
+
+
+# From samples
+
+RESTART = "-- read: counters, resets: restart, first_value: nothing\nselect 1"
+
+
+class Kept:
+    """Samples, and what a range comes to by each definition."""
+
+    def __init__(self, *since: tuple[dt.datetime, str], first: dt.datetime | None = DAY) -> None:
+        self.definitions = [Definition(at, "", query, HOUR) for at, query in since]
+        self._first = first
+
+    def first(self) -> dt.datetime | None:
+        """When there was one first."""
+        return self._first
+
+    def read(self, definition: str, span: Span, window: dt.timedelta) -> Iterator[list[Reading]]:
+        """What they come to: the length of the definition's first line. None are kept of the day before."""
+        assert window == HOUR
+        if span.start < DAY:
+            raise SourceError("samples of that time are not kept any more")
+        yield [reading("a", str(len(definition.partition("\n")[0])))]
+
+
+def sampled(kept: Kept | None, old: str | None, new: str | None, span: Span = SPAN) -> MeterFigures:
+    """Count a range from samples."""
+    old_how, new_how = (
+        None if text is None else how(text, read=text.split()[2].rstrip(",")) for text in (old, new)
+    )
+    return read_both("m", old_how, new_how, span, {}, lambda _, batch: batch, 5, kept)
+
+
+def test_samples_come_to_what_either_definition_makes_of_them() -> None:
+    """Its source is not asked: it tells nothing of the past. A meter that goes comes to nothing."""
+    ignore = RESTART.replace("restart", "ignore")
+    kept = Kept((EPOCH, RESTART))
+    assert totals(sampled(kept, RESTART, ignore)) == (56, 55)
+    assert sampled(kept, RESTART, ignore).notes == []
+    assert totals(sampled(kept, RESTART, None)) == (56, None)
+
+
+def test_samples_of_a_gauge_stand_for_as_long_as_they_were_taken_for() -> None:
+    """Were they taken to come more often, there would have been more of them; that is said."""
+    often = "-- read: gauges, sample: last, missing: hold, every: 60s\nselect 1"
+    seldom = often.replace("60s", "900s")
+    found = sampled(Kept((EPOCH, seldom)), seldom, often)
+    assert totals(found) == (len(seldom.partition("\n")[0]),) * 2
+    assert "its samples were taken every 15m" in found.notes[0]
+
+
+@pytest.mark.parametrize(
+    ("kept", "why", "shown"),
+    [
+        (None, "no sample of it was taken yet", False),
+        (Kept((EPOCH, RESTART), first=None), "no sample of it was taken yet", False),
+        (Kept((EPOCH, RESTART), first=DAY + 30 * HOUR), "nothing is known of the range", False),
+        (Kept((EPOCH, RESTART), first=DAY + HOUR), "its first sample is of 2026-11-02T01:00Z", True),
+        (Kept((EPOCH, RESTART.replace("1", "2")), (DAY + HOUR, RESTART)), "taken by several queries", True),
+        (
+            Kept((EPOCH, RESTART), (DAY + 30 * HOUR, RESTART.replace("1", "2"))),
+            "",
+            True,
+        ),
+    ],
+)
+def test_what_no_sample_shows_is_said(kept: Kept | None, why: str, shown: bool) -> None:
+    """In a sentence, and it is no failure."""
+    found = sampled(kept, RESTART, RESTART)
+    assert why in " ".join(found.notes)
+    assert ((found.comparison is not None), found.failed) == (shown, False)
+
+
+def test_what_another_query_would_have_sampled_nobody_knows() -> None:
+    """Only what holds now is shown, without a difference; in all three forms."""
+    found = sampled(Kept((EPOCH, RESTART)), RESTART, RESTART + " + 1")
+    assert found.comparison is not None
+    assert (found.comparison.after, found.comparison.difference, found.comparison.movers) == (None, None, ())
+    [note] = found.notes
+    assert "another query than that of the new definition" in note
+    made = plan(figures=[found])
+    assert note in json.loads(written(made))["meters"][0]["notes"]
+    assert json.loads(written(made))["meters"][0]["figures"]["difference"] is None
+    assert note in markdown.markdown(made)
+    assert "| 56 | - | - |" in markdown.markdown(made)
+
+
+def test_samples_that_are_kept_no_more_have_no_figures() -> None:
+    """With the error's words; it is no failure of a new definition."""
+    found = sampled(Kept((EPOCH, RESTART)), RESTART, RESTART, Span(DAY - 24 * HOUR, DAY + HOUR))
+    assert (found.comparison, found.failed) == (None, False)
+    assert "not kept any more" in found.notes[-1]
 
 
 # As a document

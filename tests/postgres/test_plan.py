@@ -382,3 +382,56 @@ def test_a_removed_meter_comes_to_nothing(world: World) -> None:
     [meter] = found["meters"]
     assert (meter["sinks_after"], meter["figures"]["after"]) == ([], None)
     assert meter["figures"]["before"]["billed"] == "3"
+
+
+COUNTED = """
+  calls:
+    source: app
+    sinks: [files]
+    window: 1h
+    start_at: {start:%Y-%m-%dT%H:%MZ}
+    read: counters
+    resets: {resets}
+    query: {query}
+"""
+
+SAMPLED = """
+with counter as (
+    insert into aggregator.series (meter_id, customer, name, at, value, generation)
+    select id, 'cus_a', '', %(at)s::timestamptz + interval '2 hours', 3, 0 from aggregator.meter where name = 'calls'
+    returning id, meter_id
+), taken as (
+    insert into aggregator.sampling (meter_id, due, at, rows, unusable)
+    select meter_id, at, at, 1, 0 from counter, generate_series(%(at)s, %(at)s + interval '2 hours', interval '1 hour') as at
+)
+insert into aggregator.sample (meter_id, at, series_id, value, previous, previous_at, adopted)
+select meter_id, %(at)s::timestamptz + interval '1 hour' * nr, id, value, previous,
+       case when previous is not null then %(at)s::timestamptz + interval '1 hour' * (nr - 1) end, false
+  from counter, (values (0, 5, null), (1, 15, 5), (2, 3, 15)) as seen (nr, value, previous)
+"""
+
+
+def test_what_is_sampled_is_counted_from_the_samples_that_are_kept(world: World) -> None:
+    """Its source tells nothing of the past; another query could not have been asked then, and that is said."""
+
+    def configured(name: str, resets: str, query: str = "select customer, 1 as quantity from used") -> Path:
+        return world.write(name, more=COUNTED.format(start=DAY, resets=resets, query=query))
+
+    with build(load_config(configured("third.yaml", "restart")), name="test"):
+        pass
+    with psycopg.connect(world.ledger, autocommit=True) as connection:
+        connection.execute(SAMPLED.encode(), {"at": DAY + HOUR})
+    [meter] = world.planned(config=configured("new.yaml", "ignore"))["meters"]
+    figures = meter["figures"]
+    assert (figures["before"]["billed"], figures["after"]["billed"], figures["difference"]) == (
+        "13",
+        "10",
+        "-3",
+    )
+    assert [each["customer"] for each in figures["movers"]] == ["cus_a"]
+    assert world.call("apply", world.plan, "--recheck").exit_code == ExitCode.DONE
+    other = configured("other.yaml", "ignore", "select customer, 2 as quantity from used")
+    [meter] = world.planned(config=other)["meters"]
+    assert (meter["figures"]["before"]["billed"], meter["figures"]["after"]) == ("10", None)
+    assert "its source cannot be asked any more" in " ".join(meter["notes"])
+    assert "its source cannot be asked any more" in world.call("plan", config=other).stdout
