@@ -21,6 +21,7 @@ from typing import NamedTuple
 
 from aggregator.adoption.comparison import Comparison, Found
 from aggregator.adoption.survey import Compared, Left, SplitWindow, Survey
+from aggregator.collection.mapping import Looked
 from aggregator.core import age_limits, commit_barrier, definitions, planner
 from aggregator.core.freshness import Reads
 from aggregator.core.model import EPOCH, Definition, Fence, Meter, Span
@@ -43,6 +44,8 @@ TRIES = 3
 """How often a sink is asked for one customer before the adoption is given up, with nothing changed."""
 
 
+NO_MAPPINGS: Mapping[str, Callable[[dt.datetime], Looked]] = {}
+
 ONE_FIGURE = "its usage is kept apart by dimensions, and the sink has one figure for all combinations"
 """Why a customer is left as the ledger has it."""
 
@@ -62,7 +65,7 @@ class Situation(NamedTuple):
 
 
 class Adopter:
-    """Adopts one ledger. `reads` are what is read, by meter.
+    """Adopts one ledger. `reads` are what is read, by meter; `mappings` take over whose usage each key's is, by their names.
 
     What is left as the ledger has it: `without_readback` names sinks, which cannot be read back, and
     `leave` customers, whom a sink does not know.
@@ -79,7 +82,10 @@ class Adopter:
         without_readback: Sequence[str] = (),
         leave: Iterable[str] = (),
         wait: Callable[[float], object] = lambda _: None,
+        mappings: Mapping[str, Callable[[dt.datetime], Looked]] = NO_MAPPINGS,
     ) -> None:
+        self._ledger = ledger
+        self._mappings = mappings
         self._adopting = ledger.adoption
         self._identity = ledger.identity
         self._meters = ledger.meters
@@ -129,8 +135,9 @@ class Adopter:
     def survey(self, now: dt.datetime, done: Callable[[Compared], None] = lambda _: None) -> Survey:
         """Compare every window that can still be billed. `done` is told of each meter and sink; nothing is written.
 
-        Raises SourceError or SinkError if one of them does not answer.
+        Raises SourceError or SinkError if one of them does not answer, LedgerError if a mapping is not believed.
         """
+        self._look_up_customers(now)
         survey = Survey()
         try:
             for known in self._registered:
@@ -139,6 +146,19 @@ class Adopter:
             survey.stack.close()
             raise
         return survey
+
+    def _look_up_customers(self, now: dt.datetime) -> None:
+        """Take mappings over: the ledger may have forgotten a customer, whom a sink can be asked about only by name."""
+        for read in self._mappings.values():
+            read(now)
+        known = self._ledger.customers.states() if self._mappings else []
+        for state in known:
+            if state.mapping in self._mappings and state.doubted is not None:
+                raise LedgerError(
+                    f"Mapping {state.mapping} is not believed yet: {state.doubted}. If it is right, adopt again once half "
+                    "of its `every` is over, and it says the same: until then it is not known about whom to ask the "
+                    "sinks. Nothing was adopted."
+                )
 
     def ready(self, now: dt.datetime) -> Situation:
         """Return the situation if the ledger can be adopted now. Raises LedgerError with what speaks against it."""
@@ -256,8 +276,13 @@ class Adopter:
         is_kept_apart = any(definition.dimensions for definition, _ in pieces)
 
         def ask(comparisons: list[SlotComparison]) -> list[Found] | Left:
+            only_named = all(each.is_nothing for each in comparisons)
             if is_kept_apart:
-                return Left(meter.name, line.feed.sink, comparisons[0].customer, ONE_FIGURE)
+                return (
+                    []
+                    if only_named
+                    else Left(meter.name, line.feed.sink, comparisons[0].customer, ONE_FIGURE)
+                )
             who = Comparison(self._sinks[line.feed.sink], meter.name, comparisons, line.unit)
             for tried in range(1, TRIES + 1):
                 try:
@@ -265,7 +290,11 @@ class Adopter:
                         each for definition, piece in pieces for each in who.compare(piece, definition.window)
                     ]
                 except CustomerUnknown as unknown:
-                    return Left(meter.name, line.feed.sink, comparisons[0].customer, str(unknown))
+                    return (
+                        []
+                        if only_named
+                        else Left(meter.name, line.feed.sink, comparisons[0].customer, str(unknown))
+                    )
                 except SinkUnreachable:
                     if tried == TRIES:
                         raise

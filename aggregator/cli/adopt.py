@@ -98,6 +98,7 @@ def adopt(
             without_readback=without_readback,
             leave=leave,
             wait=threading.Event().wait,
+            mappings={name: app.mapping(name).run_once for name in app.config.customers if yes},
         )
         if stops:
             adoption.stop(app.ledger.instant())

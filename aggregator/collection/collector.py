@@ -119,6 +119,7 @@ class Collector:
         self._left: Left | None = None
         self._at_once: dict[str, bool] = {}
         self._unstable: frozenset[str] = frozenset()
+        self._doubtful: frozenset[dt.datetime] = frozenset()
         self._stopping = False
 
     def stop(self) -> None:
@@ -169,6 +170,9 @@ class Collector:
         failpoints.passing("lease_taken")
         if lease is not None:
             self._unstable = lease.unstable
+            self._doubtful = (
+                self._meters.doubtful_windows(self._registered) if lease.is_mapped else frozenset()
+            )
         try:
             yield (
                 lease,
@@ -511,6 +515,7 @@ class Collector:
                 shadow=feed.shadow,
                 unstable=definition.fingerprint in self._unstable,
                 doubts=self._sampler.doubts if self._sampler is not None else {},
+                doubtful=self._doubtful,
             )
             return planner.plan(coming, policy)
 

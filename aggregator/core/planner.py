@@ -24,6 +24,7 @@ Rules
 
 import datetime as dt
 from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from decimal import ROUND_FLOOR, Context, Decimal, Inexact, InvalidOperation
 from hashlib import sha256
@@ -68,6 +69,12 @@ LOWERS = "lowers what was planned before"
 GUARDED = "a window shrank too much at once: held until a second read confirms it"
 PROPOSED = "too much by a reconciliation, and planned anew since: held whatever `decreases` says"
 """Why events are held. The second says that nobody is needed, if the source says the same again."""
+
+FORGOTTEN = (
+    "a sink held more of this window for a customer than the mapping said when the ledger was adopted: it may be billed "
+    "already"
+)
+"""Whoever decides about it finds what was billed too much beside it."""
 
 UNSTABLE = "its query gives another number each time it is read: mend it, or release this to let it go on"
 FREE_REVISIONS = 5
@@ -124,6 +131,8 @@ class Policy:
     """Whether nothing of what is planned is ever sent."""
     doubts: Doubts = field(default_factory=dict)
     """Whose increases are held for a person to see, and why."""
+    doubtful: AbstractSet[dt.datetime] = frozenset()
+    """Starts of windows in which whatever changes is held: the ledger has forgotten whose usage they hold."""
     unstable: bool = False
     """Whether the query is proven to give another number each time it is read."""
     oldest: dt.datetime = field(init=False, repr=False)
@@ -144,7 +153,7 @@ class Policy:
         object.__setattr__(self, "oldest", self.now - self.limits.past)
         object.__setattr__(self, "sends_total", self.limits.write_model is not WriteModel.DELTA)
         object.__setattr__(self, "watches", self.guards.holds)
-        held = self.guarded or self.watches or self.shadow or self.unstable or self.doubts
+        held = self.guarded or self.watches or self.shadow or self.unstable or self.doubts or self.doubtful
         object.__setattr__(self, "plain", not held)
         fits = Decimal(1).scaleb(self.limits.significant_digits - self.decimals)
         object.__setattr__(self, "surely_fits", fits)
@@ -292,6 +301,8 @@ def _event(change: Change, delta: Decimal, total: Decimal, policy: Policy) -> Pl
     if policy.doubts and delta > 0 and state is DUE:
         doubt = policy.doubt(change)
         state, reason = (state, reason) if doubt is None else (State.HELD, doubt)
+    if state is DUE and delta and change.window_start in policy.doubtful:
+        state, reason = State.HELD, FORGOTTEN
     if state is DUE and delta and policy.unstable and asks_a_person(change.revision):
         state, reason = State.HELD, UNSTABLE
     if proposed and state is not DUE:

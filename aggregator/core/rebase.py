@@ -61,6 +61,15 @@ class SlotComparison(NamedTuple):
         return self.booked if self.counted is None else self.counted
 
     @property
+    def is_nothing(self) -> bool:
+        """Whether neither the ledger nor the source has anything of it."""
+        return self.slot is None and not self.truth
+
+    def exceeds(self, unit: Decimal) -> bool:
+        """Tell whether the sink has more than the source says, beyond what parts of a `unit` come to."""
+        return self.truth is not None and subtract(self.stands_at, self.truth) >= unit
+
+    @property
     def misplaced(self) -> bool:
         """Whether its next event would not overwrite what the sink has."""
         return self.kept_at is not None and self.kept_at != self.stamped_at

@@ -60,6 +60,7 @@ create temporary table counted (
 
 # Every slot of a feed over a span, as the ledger, the source (`reading`) and the sink (`counted`) have it. Of a slot with an
 # unusable row, a window that is sealed, could not be read or is not the feed's any more, the source's word is not known.
+# A customer whom a mapping has named of late may have been billed for what seems to be another one's: it has a row anyway.
 STANDS = """
 with waiting as (
     select event.slot_id, sum(event.delta) as delta, count(*) as events
@@ -75,6 +76,13 @@ with waiting as (
       from reading
      where customer is not null and window_start >= greatest(%(start)s, %(since)s) and window_start < %(until)s
      group by window_start, customer
+), named as (
+    select distinct %(start)s::timestamptz as window_start, customer.customer
+      from aggregator.customer join aggregator.mapping on mapping.id = customer.mapping_id
+     where customer.customer is not null and customer.seen_at >= %(start)s
+       and mapping.name in (select definition.customers
+                              from aggregator.feed join aggregator.definition using (meter_id)
+                             where feed.id = %(feed_id)s)
 )
 select found.customer, found.window_start, found.slot_id, coalesce(found.revision, 0), coalesce(found.quantity, 0),
        coalesce(found.total, 0), coalesce(waiting.delta, 0), coalesce(waiting.events, 0), coalesce(carry.amount, 0),
@@ -91,6 +99,7 @@ select found.customer, found.window_start, found.slot_id, coalesce(found.revisio
           from slot
           full join seen using (window_start, customer)
           full join counted using (window_start, customer)
+          full join named using (window_start, customer)
        ) as found
   left join waiting on waiting.slot_id = found.slot_id
   left join aggregator.carry on carry.feed_id = %(feed_id)s and carry.customer = found.customer
@@ -123,6 +132,19 @@ update aggregator.meter
 """
 
 FORGET_GUARDED = "delete from aggregator.guarded where meter_id = %(meter_id)s and window_start >= %(start)s"
+
+# Whose usage a key's is may have changed in what the ledger has forgotten: then it was billed to another customer. What was
+# in doubt for an earlier adoption and can be billed no more is let go.
+FORGET_DOUBTFUL = (
+    "delete from aggregator.doubtful_window where meter_id = %(meter_id)s and window_start < %(start)s"
+)
+
+ADD_DOUBTFUL = """
+insert into aggregator.doubtful_window (meter_id, window_start)
+select %(meter_id)s, window_start from unnest(%(doubtful)s::timestamptz[]) as window_start
+ where exists (select from aggregator.definition where meter_id = %(meter_id)s and customers is not null)
+ order by window_start on conflict do nothing
+"""
 
 RECORD = """
 insert into aggregator.pass (meter_id, kind, span, goal, started_at, seconds, epoch, fingerprint)
@@ -410,6 +432,7 @@ def _rebase(connection: Connection, rebased: Rebased, name: Naming, now: dt.date
     changed = 0
     moved: list[str] = []
     carries: list[str] = []
+    doubtful: set[dt.datetime] = set()
     for customer, comparisons in groupby(_comparisons(connection, line), attrgetter("customer")):
         found = None if customer in rebased.left else rebase(list(comparisons), line.unit)
         if found is not None:
@@ -417,11 +440,13 @@ def _rebase(connection: Connection, rebased: Rebased, name: Naming, now: dt.date
             changed += len(slots)
             moved += (_line_of(each, name(line, each.comparison)) for each in slots)
             carries.append(f"{text(customer)}\t{carry!s}\n")
+            doubtful |= {each.comparison.window_start for each in slots if each.comparison.exceeds(line.unit)}
         if len(moved) >= BATCH:
             _copy_moved(connection, moved, carries)
     _copy_moved(connection, moved, carries)
     connection.execute(FIND_OPEN, values)
-    for statement in (*WITHDRAW, *WRITE, READ_AGAIN, FORGET_GUARDED):
+    values["doubtful"] = sorted(doubtful)
+    for statement in (*WITHDRAW, *WRITE, READ_AGAIN, FORGET_GUARDED, FORGET_DOUBTFUL, ADD_DOUBTFUL):
         connection.execute(statement, values)
     connection.execute(FINISH_RECORD, {**values, "changed": changed})
     unbalanced = connection.execute(UNBALANCED, values).fetchone()

@@ -119,6 +119,8 @@ select pg_terminate_backend(pid, %(patience)s) from pg_stat_activity
    and query_start < clock_timestamp() - %(silent)s * interval '1 s'
 """
 
+DOUBTFUL = "select window_start from aggregator.doubtful_window where meter_id = %(meter_id)s"
+
 FIND_DEFINITIONS = """
 select since, fingerprint, query, make_interval(secs => window_seconds), dimensions, customers
   from aggregator.definition
@@ -346,6 +348,10 @@ class Meters(Part):
         """Return by which queries, and in which windows, the meter is read, in the order of time."""
         with self._database.transaction() as connection:
             return definitions_of(connection, registered.id)
+
+    def doubtful_windows(self, registered: Registered) -> frozenset[dt.datetime]:
+        """Return of which windows, by their starts, an adoption could not tell whose usage they hold."""
+        return frozenset(start for (start,) in self._rows(DOUBTFUL, {"meter_id": registered.id}))
 
     def note_unstable(
         self, lease: Lease, fingerprint: str, window_start: dt.datetime, differing: Differing

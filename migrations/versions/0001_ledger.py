@@ -396,6 +396,14 @@ create table aggregator.guarded (
 );
 comment on table aggregator.guarded is 'Windows that shrank so much that a second read must confirm it.';
 
+create table aggregator.doubtful_window (
+    meter_id     integer not null references aggregator.meter,
+    window_start timestamptz not null,
+    primary key (meter_id, window_start)
+);
+comment on table aggregator.doubtful_window is
+    'Windows of which a sink had counted more for a customer than an adopted ledger could tell by its mapping.';
+
 create table aggregator.silent_customer (
     meter_id integer not null references aggregator.meter,
     customer text collate "C" not null,

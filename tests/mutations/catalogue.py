@@ -1756,6 +1756,20 @@ MISTAKES: tuple[Mistake, ...] = (
         ("tests/postgres/test_adopting_samples.py::test_samples_before_a_restore_is_noticed_wait",),
     ),
     Mistake(
+        "usage whose customer a restore has forgotten is billed to another one",
+        "aggregator/core/planner.py",
+        "    if state is DUE and delta and change.window_start in policy.doubtful:\n",
+        "    if state is DUE and delta < 0 and change.window_start in policy.doubtful:\n",
+        ("tests/postgres/test_adopting_customers.py::test_usage_of_a_forgotten_customer_is_no_others",),
+    ),
+    Mistake(
+        "an adoption asks a sink about nobody whom only the mapping knows",
+        "aggregator/ledger/adoption.py",
+        "customer.seen_at >= %(start)s",
+        "customer.seen_at < %(start)s",
+        ("tests/postgres/test_adopting_customers.py::test_usage_of_a_forgotten_customer_is_no_others",),
+    ),
+    Mistake(
         "a counter that a restore has forgotten is taken for new, and billed as a whole again",
         "aggregator/ledger/samples.py",
         "coalesce(known_in <> %(generation)s, %(is_first_since)s) as adopted",

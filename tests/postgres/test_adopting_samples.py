@@ -1,16 +1,17 @@
 """A ledger that is set back, of meters that are sampled: what was sampled since is lost, and may be billed already."""
 
 from collections.abc import Mapping, Sequence
+from decimal import Decimal
 from pathlib import Path
 
 import pytest
 
 from aggregator.adoption.adopter import Adopter
-from aggregator.core.sampling import Counters, FirstValue, Gauges, Missing, Reads, Resets, Sample
+from aggregator.core.sampling import Counters, FirstValue, Gauges, Missing, Reads, Resets, Sample, Sampled
 from aggregator.ledger.database import Database
 from tests.postgres.restore import PinnedWorld, back_up, restore
 from tests.postgres.sampled_world import EVERY, SampledWorld
-from tests.postgres.world import MINUTE
+from tests.postgres.world import MINUTE, START
 
 pytestmark = pytest.mark.usefixtures("says_what_changed")
 
@@ -115,6 +116,33 @@ def test_a_forgotten_counter_is_not_taken_for_new(database: Database, tmp_path: 
         "select parked.reason from aggregator.parked join aggregator.event on event.id = event_id where delta > 0"
     )
     assert "first seen at 100, and the ledger was adopted since" in reason
+    world.check_balance()
+
+
+def test_history_that_a_table_keeps_is_billed_once_from_the_start(database: Database, tmp_path: Path) -> None:
+    """A first sample brings all since `start_at`; after a restore the same is brought again, and nothing waits."""
+    world = PinnedSampledWorld(database, Counters(Resets.RESTART), directory=tmp_path)
+    world.application.history = [
+        Sampled("cus_a", "", Decimal(value), START + minutes * MINUTE)
+        for minutes, value in ((-60, 90), (-10, 100), (30, 107), (90, 120), (150, 125))
+    ]
+    world.at(0, 80)
+    world.application.history, later = world.application.history[:3], world.application.history[3:]
+    world.collect()
+    world.deliver()
+    assert world.booked("cus_a") == 7
+    backup = back_up(database)
+    world.application.history += later
+    world.pass_by(0, 190)
+    assert world.booked("cus_a") == 25
+    restore(database, backup)
+    world.adopt()
+    for _ in range(3):
+        world.now += EVERY
+        world.collect()
+        world.deliver()
+    assert world.booked("cus_a") == 25
+    assert world.rows("select reason from aggregator.parked") == []
     world.check_balance()
 
 

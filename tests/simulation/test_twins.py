@@ -54,7 +54,7 @@ TWINS: dict[type, type] = {
 }
 
 NOT_LIVED: dict[type, set[str]] = {
-    Meters: {"look", "memory", "note_unstable", "redefine"},
+    Meters: {"doubtful_windows", "look", "memory", "note_unstable", "redefine"},
     Passes: {"preview"},
     RunningTotals: {"of_all"},
     Outbox: {"clock_set_back", "planned_by", "waiting"},
