@@ -97,9 +97,9 @@ select meter.name, late.seconds, late.slots
 """
 
 UNMAPPED = """
-select meter.name, sum(rows)::bigint, coalesce(sum(quantity), 0)
+select meter.name, case when waits then 'without_id' else 'unusable' end, sum(rows)::bigint, coalesce(sum(quantity), 0)
   from aggregator.unmapped join aggregator.meter on meter.id = unmapped.meter_id
- group by 1 order by 1
+ group by 1, 2 order by 1, 2
 """
 
 
@@ -209,9 +209,11 @@ class Progress(NamedTuple):
 
 
 class UnmappedFigures(NamedTuple):
-    """What a meter has of rows that can be billed to nobody."""
+    """What a meter has of rows that can be billed to nobody: as they are, or until a mapping has an id for their keys."""
 
     meter: str
+    kind: str
+    """`unusable` or `without_id`."""
     rows: int
     units: Decimal
 
@@ -267,7 +269,7 @@ class Figures(Part):
             return sorted(map(WaitingFigures._make, found), key=itemgetter(0, 1, 2))
 
     def unmapped(self) -> list[UnmappedFigures]:
-        """Return what can be billed to nobody, by meter."""
+        """Return what can be billed to nobody, by meter and kind."""
         return [UnmappedFigures._make(row) for row in self._rows(UNMAPPED)]
 
     def without_id(self) -> list[WithoutIdFigures]:

@@ -59,6 +59,7 @@ Kind = tuple[type[GaugeMetricFamily] | type[CounterMetricFamily], str, tuple[str
 GAUGE, COUNTER = GaugeMetricFamily, CounterMetricFamily
 
 SINK, METER, FEED = ("sink",), ("meter",), ("meter", "sink")
+BY_WHY, UNMAPPED = ("meter", "kind"), ("unusable", "without_id")
 BY_STATE, BY_OUTCOME, BY_KIND = (*FEED, "state"), (*FEED, "outcome"), ("meter", "kind", "outcome")
 NONE = labels(())
 
@@ -172,11 +173,15 @@ FAMILIES: dict[str, Kind] = {
         "By how much, summed up: what the sink lacks, or has beyond what was sent.",
         ("sink", "side"),
     ),
-    "aggregator_unmapped_rows": (GAUGE, "Rows that can be billed to nobody.", ("meter",)),
+    "aggregator_unmapped_rows": (
+        GAUGE,
+        "Rows that can be billed to nobody: unusable as they are, or without_id yet.",
+        BY_WHY,
+    ),
     "aggregator_unmapped_units": (
         GAUGE,
         "What these rows come to, as far as they have a number.",
-        ("meter",),
+        BY_WHY,
     ),
     "aggregator_without_id_units": (
         GAUGE,
@@ -451,11 +456,14 @@ class Page:
         self, unmapped: Iterable[UnmappedFigures], lateness: Mapping[str, Mapping[int, int]]
     ) -> None:
         """Add what can be billed to nobody, and how late usage comes."""
-        found = {row.meter: row for row in unmapped}
-        rows = [found.get(meter) for meter in self._config.meters]
-        of = [labels(METER, meter) for meter in self._config.meters]
-        self._named["unmapped_rows"].add(of, [row.rows if row else 0 for row in rows])
-        self._named["unmapped_units"].add(of, [row.units if row else 0 for row in rows])
+        found = {(row.meter, row.kind): row for row in unmapped}
+        for meter in self._config.meters:
+            rows, of = (
+                [found.get((meter, kind)) for kind in UNMAPPED],
+                labels_for_each(BY_WHY, UNMAPPED, meter),
+            )
+            self._named["unmapped_rows"].add(of, [row.rows if row else 0 for row in rows])
+            self._named["unmapped_units"].add(of, [row.units if row else 0 for row in rows])
         for meter in self._config.meters:
             if found_late := _steps(lateness.get(meter, {})):
                 every = labels_for_each(("meter", "percentile"), PERCENTILES, meter)

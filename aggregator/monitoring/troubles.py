@@ -52,7 +52,7 @@ def troubles(config: Config, context: Context, answers: Answers, now: dt.datetim
                 STATUS,
             )
             for row in answers.usage.value.unmapped
-            if row.meter in config.meters
+            if row.meter in config.meters and row.kind == "unusable"
         ]
         found += [
             Trouble(

@@ -57,7 +57,7 @@ CASES = {
     ),
     "AggregatorDrift": Case("aggregator_drift_places", {"sink": "stripe"}, 3, 0),
     "AggregatorUncheckedOld": Case("aggregator_unchecked_age_seconds", {"sink": "stripe"}, 400000, 90000),
-    "AggregatorUnmapped": Case("aggregator_unmapped_rows", {"meter": "api"}, 2, 0),
+    "AggregatorUnmapped": Case("aggregator_unmapped_rows", {"meter": "api", "kind": "unusable"}, 2, 0),
     "AggregatorWithoutIdSoon": Case(
         "aggregator_until_too_old_seconds", {**FEED, "state": "without_id"}, 86400, 2000000
     ),
@@ -175,6 +175,15 @@ def test_a_scrape_without_a_figure_is_no_alert(tmp_path: Path) -> None:
         "alert_rule_test": [{"eval_time": "60m", "alertname": name, "exp_alerts": []} for name in names],
     }
     assert judged(tmp_path, [group]) == ""
+
+
+@needs_promtool
+def test_who_only_waits_for_an_id_is_no_alert(tmp_path: Path) -> None:
+    """However many rows: a key without an id is billed once it has one, and there is an alert for when that is late."""
+    case = CASES["AggregatorUnmapped"]
+    waits = series(case._replace(labels={**case.labels, "kind": "without_id"}), "50x60")
+    tests = [{"eval_time": "60m", "alertname": "AggregatorUnmapped", "exp_alerts": []}]
+    assert judged(tmp_path, [{"interval": "1m", "input_series": [waits], "alert_rule_test": tests}]) == ""
 
 
 def test_every_rule_names_what_is_told() -> None:

@@ -248,17 +248,17 @@ def test_lateness_is_told_by_percentiles(config: Config) -> None:
     """The step within which so many of the slots were found; nothing where there were none."""
     made = page(config)
     histogram = {0: 50, 300: 45, 86400: 5}
-    made.add_usage([UnmappedFigures("api", 2, Decimal("7.5"))], {"api": histogram})
+    made.add_usage([UnmappedFigures("api", "unusable", 2, Decimal("7.5"))], {"api": histogram})
     assert samples(made, "lateness_seconds") == {
         ("api", "50"): 0,
         ("api", "90"): 300,
         ("api", "99"): 86400,
     }
-    assert samples(made, "unmapped_units") == {("api",): Decimal("7.5")}
+    assert samples(made, "unmapped_units") == {("api", "unusable"): Decimal("7.5"), ("api", "without_id"): 0}
     nothing = page(config)
     nothing.add_usage([], {})
     assert samples(nothing, "lateness_seconds") == {}
-    assert samples(nothing, "unmapped_rows") == {("api",): 0}
+    assert samples(nothing, "unmapped_rows") == {("api", "unusable"): 0, ("api", "without_id"): 0}
 
 
 def answers(trouble: str | None, value: Progress | None, age: float | None) -> Answers:
@@ -336,7 +336,7 @@ def test_no_label_names_a_customer() -> None:
 
 def of_kinds(config: Config, **found: Any) -> tuple[Page, list[str]]:
     """Return the page of meters that are read in several ways, and what people are told."""
-    usage = UsageFigures((), {}, (), **found)
+    usage = UsageFigures((), {}, ())._replace(**found)
     made = page(config)
     made.add_kinds_of_reading(usage)
     answers = Answers(Answer(progress(), 0, None), Answer([], 0, None), Answer(usage, 0, None))
@@ -348,6 +348,11 @@ def of_kinds(config: Config, **found: Any) -> tuple[Page, list[str]]:
 def test_usage_without_an_id_has_an_age_and_a_cliff(kinds: Config, days: int, soon: bool) -> None:
     """How much waits, since when, and how long its sink takes it; people are told three days before the end."""
     waits = WithoutIdFigures("api", Decimal("7.5"), NOW - days * DAY)
+    waiting, unusable = (
+        UnmappedFigures("api", kind, 2, Decimal("7.5")) for kind in ("without_id", "unusable")
+    )
+    assert of_kinds(kinds, unmapped=[waiting])[1] == []
+    assert of_kinds(kinds, unmapped=[unusable])[1] == ["2 rows of api can be billed to nobody, 7.5 units."]
     made, told = of_kinds(kinds, without_id=[waits])
     assert samples(made, "without_id_units") == {("api",): Decimal("7.5")}
     assert samples(made, "without_id_age_seconds") == {("api",): days * 86400}

@@ -152,7 +152,7 @@ def test_unmapped_usage_is_told(world: World, figures: Figures) -> None:
     world.source.use(None, START, Decimal("0.5"))
     world.at(1, 5)
     world.collect()
-    assert figures.unmapped() == [("api_requests", 2, Decimal("7.5"))]
+    assert figures.unmapped() == [("api_requests", "unusable", 2, Decimal("7.5"))]
 
 
 def test_what_waits_costs_nothing_for_what_does_not(owing: World, figures: Figures) -> None:
@@ -190,3 +190,5 @@ def test_what_waits_for_an_id_is_told_by_its_oldest_window(database: Database, f
     world.at(4)
     world.round()
     assert figures.without_id() == [WithoutIdFigures(world.meter.name, Decimal(5), START + HOUR)]
+    name = world.meter.name
+    assert figures.unmapped() == [(name, "unusable", 1, 9), (name, "without_id", 2, 5)]

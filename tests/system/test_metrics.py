@@ -67,7 +67,7 @@ def test_a_daemon_that_was_killed_tells_the_same_as_before(world: World) -> None
     total = sum(1_000_003 + number for number in range(40))
     [(billed,)] = world.ledger("select sum(delta) from aggregator.event where state = 'accepted'")
     assert int(before[f'aggregator_units{{{sent},state="due"}}']) == total - billed
-    assert before[f'aggregator_unmapped_units{{meter="{METER}"}}'] == "7"
+    assert before[f'aggregator_unmapped_units{{meter="{METER}",kind="unusable"}}'] == "7"
 
 
 def test_a_ledger_that_is_away_leaves_the_last_figures(world: World) -> None:

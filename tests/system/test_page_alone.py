@@ -58,7 +58,7 @@ def test_the_page_alone_tells_the_figures_of_the_ledger(world: World) -> None:
         assert [series.split('part="')[1] for series in build] == ['web"}']
         accepted = f'aggregator_attempts_total{{meter="{METER}",sink="stripe",outcome="accepted"}}'
         assert told[accepted] == "1"
-        assert told[f'aggregator_unmapped_units{{meter="{METER}"}}'] == "7"
+        assert told[f'aggregator_unmapped_units{{meter="{METER}",kind="unusable"}}'] == "7"
         assert told["aggregator_ledger_up"] == "1"
     daemon.stop()
 
