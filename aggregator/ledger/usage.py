@@ -37,7 +37,8 @@ select feed.id, meter.name, sink.name, meter.id, feed.ordered,
          where unread.meter_id = meter.id and window_start >= %(start)s and window_start < %(end)s),
        meter.window_seconds,
        (select count(*) from (select from aggregator.outbox where outbox.feed_id = feed.id limit %(many)s) as its),
-       array(select distinct unnest(dimensions) from aggregator.definition where definition.meter_id = meter.id order by 1)
+       array(select distinct unnest(dimensions) from aggregator.definition where definition.meter_id = meter.id order by 1),
+       feed.shadow and not feed.parted
   from aggregator.feed
   join aggregator.meter on meter.id = feed.meter_id
   join aggregator.sink on sink.id = feed.sink_id
@@ -82,6 +83,8 @@ class UsageFeed(NamedTuple):
     """How many events wait to be sent; `MANY` stands for that and more."""
     dimensions: Sequence[str] = ()
     """By what its usage is kept apart, or was, in alphabetical order."""
+    shadow: bool = False
+    """Whether nothing of it is sent now."""
 
 
 class OpenWindows(NamedTuple):

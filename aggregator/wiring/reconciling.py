@@ -246,11 +246,9 @@ def checking(app: App, sink: str, at_once: int = CUSTOMERS_AT_ONCE) -> Checker:
 def _line(app: App, feed: UsageFeed, span: Span) -> Line:
     configured = app.registered[feed.meter].meter
     lines = FeedLine(feed.id, feed.meter_id, feed.since, feed.until)
-    shadow = any(each.shadow for each in app.registered[feed.meter].feeds if each.id == feed.id)
     known = app.definitions(feed.meter)
-    return Line(
-        feed.meter, feed.sink, lines, span, known, configured.unit, feed.mark - configured.revisit, shadow
-    )
+    again_from = feed.mark - configured.revisit
+    return Line(feed.meter, feed.sink, lines, span, known, configured.unit, again_from, feed.shadow)
 
 
 def may_ask(app: App, sink: str) -> Callable[[], bool]:

@@ -5,7 +5,9 @@ from pathlib import Path
 import pytest
 
 from aggregator.config import load
-from aggregator.core.model import WriteModel
+from aggregator.core.model import Span, WriteModel
+from aggregator.core.windows import DAY
+from aggregator.wiring import reconciling
 from aggregator.wiring.app import build
 
 CONFIG = """
@@ -46,3 +48,30 @@ def test_the_ledger_knows_what_each_sink_books(
         "added": {"stripe": (adds, True), "upload": (adds, True), "folder": (adds, False)},
         "hourly": {"stripe": (replaces, True), "upload": (replaces, True), "folder": (replaces, False)},
     }
+
+
+def test_what_runs_sees_that_a_feed_is_in_shadow_by_now(
+    ledger_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Totals are compared by the feed as it stands, whoever has changed it since this process began."""
+    monkeypatch.setattr("aggregator.wiring.app.unfit", lambda database: [])
+    text = CONFIG.format(url=ledger_url, place=tmp_path)
+    paths = tmp_path / "sent.yaml", tmp_path / "shadow.yaml"
+    for path, sink in zip(paths, ("stripe", "{sink: stripe, shadow: true}"), strict=True):
+        path.write_text(text.replace("sinks: [stripe,", f"sinks: [{sink},"))
+    sent, shadow = (load(path, {}) for path in paths)
+    with build(sent) as running:
+        [known] = [feed for feed in running.registered["added"].feeds if feed.sink == "stripe"]
+        span = Span(known.since, known.since + DAY)
+
+        def line() -> bool:
+            body = reconciling.checking(running, "stripe")
+            found = body._lines(known.id, span)
+            assert found is not None
+            return found.shadow
+
+        assert not line()
+        for config, is_shadow in ((shadow, True), (sent, False)):
+            with build(config):
+                pass
+            assert line() == is_shadow
