@@ -78,10 +78,10 @@ def _measure(name: str, scale: int, runs: int, here: Checkout, there: Checkout |
             there = None
         else:
             theirs.append(found)
-    for place, figures in enumerate(zip(*ours, strict=True)):
+    for figures in zip(*ours, strict=True):
         print(line(figures[0].name, figures), flush=True)
-        if there is not None:
-            others = [each[place] for each in theirs]
+        others = [each for found in theirs for each in found if each.name == figures[0].name]
+        if there is not None and len(others) == len(figures):
             print(line(f"  {there.root}", others))
             print(ratios("  times as much as here", others, figures), flush=True)
 

@@ -1515,6 +1515,13 @@ MISTAKES: tuple[Mistake, ...] = (
         ("tests/core/test_source_mysql.py::test_faults_are_told_apart",),
     ),
     Mistake(
+        "no share is granted while one limit is a whole number and another is not",
+        "aggregator/ledger/outbox/rate_shares.py",
+        '"wanted": [float(each.wanted) for each, _ in kept],',
+        '"wanted": [each.wanted for each, _ in kept],',
+        ("tests/postgres/test_rate_shares.py::test_whole_numbers_and_others_go_together",),
+    ),
+    Mistake(
         "each figure that is asked for has a pacer of its own",
         "aggregator/sinks/http_sink.py",
         "            if self._read_pacer is None:  # made on the loop: many threads ask at once\n",

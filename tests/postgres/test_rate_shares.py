@@ -69,6 +69,12 @@ def test_routes_and_sinks_do_not_share(world: World, database: Database, sink: i
     assert two.renew(other_sink, asks(), START) == [100]
 
 
+def test_whole_numbers_and_others_go_together(database: Database, sink: int) -> None:
+    """A limit is what the configuration says, often a whole number; what is wanted of another route is a part of one."""
+    both = [Asked("v1", 1_000, 1_000, 0), Asked("reads", 100, 12.5, 0.0)]
+    assert process(database).renew(sink, both, START) == [1_000, 100]
+
+
 def test_a_clock_that_was_set_back_holds_nothing_for_long(database: Database, sink: int) -> None:
     """What was held by the clock as it was is over as soon as what is held by the clock as it is."""
     gone, other = process(database), process(database)

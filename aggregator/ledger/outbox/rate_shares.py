@@ -82,10 +82,11 @@ class RateShares(Part):
                     GIVE_BACK, {**values, "routes": [each.route for each in asked if not each.wanted]}
                 )
             if kept:
+                # A limit may be a whole number, and psycopg takes no list in which some numbers are and others are not.
                 mine = {
                     "routes": [each.route for each, _ in kept],
-                    "wanted": [each.wanted for each, _ in kept],
-                    "held": [max(each.used, share) for each, share in kept],
+                    "wanted": [float(each.wanted) for each, _ in kept],
+                    "held": [float(max(each.used, share)) for each, share in kept],
                 }
                 connection.execute(KEEP, {**values, **mine})
         return shares
