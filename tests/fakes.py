@@ -130,6 +130,20 @@ class FakeShape:
     returns_window: bool = True
 
 
+@dataclass(frozen=True)
+class FakeTouching:
+    """What was touched, as of one instant."""
+
+    fence: Fence | None
+    touches: list[tuple[dt.datetime, dt.datetime]]
+    asked_since: list[dt.datetime]
+
+    def since(self, instant: dt.datetime) -> Iterator[list[dt.datetime]]:
+        """Yield what was touched since then."""
+        self.asked_since.append(instant)
+        yield [window for at, window in self.touches if at >= instant]
+
+
 @dataclass
 class FakeSource:
     """An application database in memory: uses, each with its customer, instant and quantity."""
@@ -149,6 +163,11 @@ class FakeSource:
     glimpsed: list[tuple[str, Span]] = field(default_factory=list)
     failing: set[str] = field(default_factory=set)
     """Queries that are not answered in a glimpse."""
+    touches: list[tuple[dt.datetime, dt.datetime]] = field(default_factory=list)
+    """When something was touched, and an instant in its window."""
+    asked_since: list[dt.datetime] = field(default_factory=list)
+    unanswered: Exception | None = None
+    """Why it does not say what was touched."""
 
     def use(
         self, customer: str | None, at: dt.datetime, quantity: Decimal | int = 1, **dimensions: str | None
@@ -222,6 +241,13 @@ class FakeSource:
         if query in self.failing:
             raise QueryTimedOut(f"{query!r} takes too long")
         yield [*self._readings(span, window), *self._readings_apart(span, window, dimensions)]
+
+    @contextmanager
+    def touched(self, query: str) -> Iterator["FakeTouching"]:
+        """Hold a snapshot open that is asked what was touched."""
+        if self.unanswered:
+            raise self.unanswered
+        yield FakeTouching(self.fence(), list(self.touches), self.asked_since)
 
     def columns(self, query: str, span: Span, dimensions: Sequence[str] = ()) -> FakeShape:
         """Say whether it tells windows apart by itself."""

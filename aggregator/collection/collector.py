@@ -10,6 +10,8 @@ Rules
 - A window that changes again and again is read again at once. If that differs by the query's own doing, its corrections
   wait for a person.
 - Each reading is judged by what its own transaction proves; what it has not proven to see is left for later.
+- Where the source says which old windows were touched, it is asked before anything is read. What it cannot say holds up no
+  new window: that is said once those are read.
 - A span that takes the source too long is read in halves, down to single windows; a window that still does stays unread.
 """
 
@@ -21,9 +23,11 @@ from contextlib import contextmanager, suppress
 from aggregator.collection import schedule, sight
 from aggregator.collection.asking import Sampler, Source
 from aggregator.collection.cursor_source import CursorSource
+from aggregator.collection.revisits import Revisits
 from aggregator.collection.rounds import Collected
 from aggregator.collection.sight import Seen, Sight
 from aggregator.core import commit_barrier, definitions, freshness, planner, windows
+from aggregator.core.changed import Asked
 from aggregator.core.feed_terms import report_lost, sealed
 from aggregator.core.forecast import Forecast
 from aggregator.core.freshness import Admission
@@ -80,7 +84,7 @@ class Collector:
     it might take open windows for closed ones.
     `patience` is how long a window waits for transactions that are open in the source; zero: not at all.
     `tracing` is told of each pass. `by_cursor` is the source again, if its rows are to be taken in by a cursor first, and
-    `sampler` takes the samples that `source` reads, of a meter that is sampled.
+    `sampler` takes the samples that `source` reads, of a meter that is sampled. `revisits` asks which windows were touched.
     """
 
     def __init__(
@@ -98,6 +102,7 @@ class Collector:
         tracing: Tracing = NO_TRACING,
         by_cursor: CursorSource | None = None,
         sampler: Sampler | None = None,
+        revisits: Revisits | None = None,
     ) -> None:
         self.meter: Meter = registered.meter
         self._registered = registered
@@ -112,6 +117,7 @@ class Collector:
         self._tracing = tracing
         self._by_cursor = by_cursor
         self._sampler = sampler
+        self._revisits = revisits
         self.seen: Seen | None = None
         """What the last round saw, if the next one may see just the same."""
         self._sight: Sight | None = None
@@ -253,14 +259,17 @@ class Collector:
                     at_once = self.at_once(held, Span(mark, mark))
         if at_once and self._by_cursor is None and self._sampler is None:
             self._sight = Sight(self.meter, lease)
-        for this in schedule.passes(self.meter, lease, now, first, ready, at_once=at_once):
+        asked, unanswered = self._ask(lease, begins, result)
+        coming = schedule.passes(self.meter, lease, now, first, ready, at_once=at_once, asked=asked)
+        for this in coming:
             if self._stopping:
                 return
-            if result.left_from is not None:
-                # What was left is read in a later round: what this one was to complete, it does not.
-                daily = this.daily and mark - result.left_from <= windows.HOURLY
-                this = this._replace(hourly=False, daily=daily, rest_read=False)  # noqa: PLW2901 - see above
-            self._pass(lease, this._replace(rest_waits=result.oldest_deferred), result)
+            this = self._completing(this, asked, mark, result)  # noqa: PLW2901 - no more than is true by now
+            self._pass(lease, this, result)
+            if this.daily and asked is not None:
+                self._count_missed(lease, this, asked, result)
+        if unanswered is not None:
+            raise unanswered
         silence = self._meters.silence(lease)
         result.silent_since, result.silent_anew = silence
         if self.meter.guards.unusual_zero:
@@ -268,6 +277,45 @@ class Collector:
             result.silent_customers, result.silent_customers_anew = found
         if self._by_cursor is not None and not self._stopping:
             self._recount_if_due(self._by_cursor, lease, now, result)
+
+    def _completing(self, this: Pass, asked: Asked | None, mark: dt.datetime, result: Collected) -> Pass:
+        """Return a pass with what it completes, now that others of its round have been read, and of what they left."""
+        this = this._replace(rest_waits=result.oldest_deferred)
+        if self._revisits is not None and asked is None:
+            this = this._replace(hourly=False)
+        if result.left_from is None:
+            return this
+        # What was left is read in a later round: what this one was to complete, it does not.
+        daily = this.daily and mark - result.left_from <= windows.HOURLY and self._revisits is None
+        return this._replace(hourly=False, daily=daily, rest_read=False, touched=None)
+
+    def _ask(self, lease: Lease, begins: Pass, result: Collected) -> tuple[Asked | None, SourceError | None]:
+        """Return what the source names as touched, if it is time to ask; or what went wrong, for later."""
+        question = self.meter.changed
+        if self._revisits is None or question is None:
+            return None, None
+        if not schedule.turn(self.meter, lease, begins.now).hourly:
+            return None, None
+        try:
+            with self._noting_failure(lease, begins), self._alive(lease):
+                asked = self._revisits.ask(question, lease, begins.now)
+        except SourceError as error:
+            return None, error
+        if asked is not None:
+            result.touched = len(asked.windows)
+        return asked, None
+
+    def _count_missed(self, lease: Lease, this: Pass, asked: Asked, result: Collected) -> None:
+        """Count in which windows a full reading found something that was never named."""
+        question = self.meter.changed
+        assert self._revisits is not None
+        assert question is not None
+        until = schedule.read_anyway_from(self.meter, lease, this.now)
+        with self._noting_failure(lease, this), self._alive(lease):
+            found = self._revisits.beyond(question, lease, asked, result.differed, until)
+        if found:
+            self._passes.note_missed(lease, len(found), this.now)
+            result.missed_by_changed, result.missed_from = len(found), min(found)
 
     def _take_in(self, source: CursorSource, lease: Lease, result: Collected) -> Lease:
         """Take in the rows that may be read by now; return the lease with what is to be read again for them."""
@@ -346,7 +394,7 @@ class Collector:
                 first, second = Span(span.start, middle), Span(middle, span.end)
                 self._pass(
                     lease,
-                    this._replace(span=first, hourly=False, daily=False, rest_read=False, more=True),
+                    _part(this, first),
                     result,
                 )
                 self._pass(lease, this._replace(span=second), result)
@@ -388,6 +436,7 @@ class Collector:
             trace.read_seconds = took = self._elapsed() - began
             failpoints.passing("readings_taken")
             this = this._replace(seen=allow.seen)
+            this = this._replace(touched=result.shown(allow.seen, this.touched))
             if allow.is_cut:
                 result.leave(allow.until, allow.reason)
                 this = _shortened(this, lease, allow.until)
@@ -525,7 +574,12 @@ class Collector:
 def _shortened(this: Pass, lease: Lease, until: dt.datetime) -> Pass:
     """Return a pass over the part of its span that could be read: it completes nothing of what it was to complete."""
     span = Span(this.span.start, until)
-    return this._replace(span=span, swept=lease.swept, hourly=False, daily=False, rest_read=False, more=False)
+    return _part(this, span)._replace(swept=lease.swept, more=False)
+
+
+def _part(this: Pass, span: Span) -> Pass:
+    """Return a pass over a part of its span, which others follow: what it was to complete, the last of them does."""
+    return this._replace(span=span, hourly=False, daily=False, rest_read=False, touched=None, more=True)
 
 
 def _steps(window: dt.timedelta, shortest: dt.timedelta | None) -> Iterator[dt.timedelta]:

@@ -49,6 +49,15 @@ class Collected(PassCounts):
     missed: Decimal = ZERO
     """What a recount found that the cursor had not; `taken_back`, what it did not find any more."""
     taken_back: Decimal = ZERO
+    touched: int = 0
+    """Windows that the source named as touched."""
+    missed_by_changed: int = 0
+    """Windows in which a full reading found what it had never named; `missed_from`, the oldest of them."""
+    missed_from: dt.datetime | None = None
+    differed: set[dt.datetime] = field(default_factory=set)
+    """Windows that had been read, and of which the source says another number by now."""
+    shown_until: dt.datetime | None = None
+    """Up to when each reading of the round surely showed everything, as far as the source says so."""
 
     def figures(self) -> dict[str, object]:
         """Return what is worth a line in the log."""
@@ -61,9 +70,13 @@ class Collected(PassCounts):
             **({"left_from": self.left_from.isoformat()} if self.left_from else {}),
             **{
                 name: count
-                for name in ("held", "refused", "shadow", "deferred", "guarded", "beyond", "unread", "taken")
+                for name in (
+                    *("held", "refused", "shadow", "deferred", "guarded", "beyond", "unread", "taken"),
+                    *("touched", "missed_by_changed"),
+                )
                 if (count := getattr(self, name))
             },
+            **({"missed_from": self.missed_from.isoformat()} if self.missed_from else {}),
             **{name: str(quantity) for name in ("missed", "taken_back") if (quantity := getattr(self, name))},
         }
 
@@ -78,10 +91,19 @@ class Collected(PassCounts):
         """Whether another process had the meter."""
         return self.busy
 
+    def shown(self, seen: dt.datetime | None, touched: dt.datetime | None) -> dt.datetime | None:
+        """Take into account what a reading surely showed; return `touched`, no later than each of the round's showed it."""
+        if seen is not None:
+            self.shown_until = min(seen, self.shown_until or seen)
+        if touched is None or self.shown_until is None:
+            return touched
+        return min(touched, self.shown_until)
+
     def add(self, span: Span, tally: Tally) -> None:
         """Take one committed pass into account."""
         self.add_counts(tally)
         self.beyond_units += tally.beyond_units
+        self.differed |= tally.differed
         self.spans += 1
         waiting = [start for start in (self.oldest_deferred, tally.oldest_deferred) if start is not None]
         self.oldest_deferred = min(waiting, default=None)

@@ -6,13 +6,17 @@ Rules
 - Nothing before `start_at` is read, nor before where the source still has its rows.
 - A change that waits for an unsettled event is read again: in every round if it is younger than two days, else every hour.
 - Windows that the source could not give are left out until their time has come.
+- Where the source says which windows were touched, the old ones are read that it names: all of them at a declared pace, and
+  from wherever something waits on.
 """
 
 import datetime as dt
 from collections.abc import Iterable, Iterator
 
-from aggregator.core import definitions, windows
+from aggregator.core import changed, definitions, windows
+from aggregator.core.changed import Asked
 from aggregator.core.model import Definition, Meter, Span
+from aggregator.core.windows import Lookback
 from aggregator.errors import SourceError
 from aggregator.ledger.meters import Lease
 from aggregator.ledger.passes.passes import Pass
@@ -23,34 +27,45 @@ def live(span: Span, now: dt.datetime, definition: Definition) -> Pass:
     return Pass("live", span, span, now, definition)
 
 
+def turn(meter: Meter, lease: Lease, now: dt.datetime) -> Lookback:
+    """Return how far back this round looks by the calendar; `hourly` where the source is to be asked what was touched."""
+    return windows.lookback(
+        now=now,
+        mark=lease.mark,
+        revisit=meter.revisit,
+        length=definitions.at(lease.definitions, lease.mark).window,
+        hourly_at=lease.hourly_at,
+        daily_at=lease.daily_at,
+        fully=None if meter.changed is None else meter.changed.fully,
+    )
+
+
 def passes(
-    meter: Meter, lease: Lease, now: dt.datetime, first: dt.datetime, ready: dt.datetime, *, at_once: bool
+    meter: Meter,
+    lease: Lease,
+    now: dt.datetime,
+    first: dt.datetime,
+    ready: dt.datetime,
+    *,
+    at_once: bool,
+    asked: Asked | None = None,
 ) -> Iterator[Pass]:
     """Yield what a round reads, in pieces that one transaction takes.
 
     Nothing before `first` is read, which is the `earliest`. Windows are new up to `ready`. `at_once` says that the query
-    returns `window`, so that one serves many windows.
+    returns `window`, so that one serves many windows. `asked` is what the source named, of a meter whose source is asked.
     """
+    if meter.changed is not None:
+        yield from _passes_by_answer(meter, lease, now, first, ready, asked, at_once=at_once)
+        return
     known, mark = lease.definitions, lease.mark
-    newest = definitions.at(known, mark)
-    lookback = windows.lookback(
-        now=now,
-        mark=mark,
-        revisit=meter.revisit,
-        length=newest.window,
-        hourly_at=lease.hourly_at,
-        daily_at=lease.daily_at,
-    )
-    deep = lookback.deep
-    for behind in (lease.fed_until, lease.reread_from or mark):
-        if mark - behind <= windows.HOURLY or lookback.hourly:
-            deep = min(deep, behind)
-    near, deep = max(lookback.near, first), max(deep, first)
+    lookback = turn(meter, lease, now)
+    near, deep = max(lookback.near, first), max(_waiting_from(lease, lookback), first)
     plan = windows.reads(
         mark=mark,
         ready=ready,
         horizon=_horizon(meter, near, deep, first, mark, at_once=at_once),
-        length=newest.window,
+        length=definitions.at(known, mark).window,
         at_once=at_once,
         swept=lease.swept,
     )
@@ -67,6 +82,61 @@ def passes(
             daily=done and lookback.daily,
             rest_read=done and newest_first,
             more=not done and meter.latest,
+        )
+
+
+def _waiting_from(lease: Lease, lookback: Lookback) -> dt.datetime:
+    """Return from where on windows are read again: by the calendar, or since something of them waits."""
+    deep, mark = lookback.deep, lease.mark
+    for behind in (lease.fed_until, lease.reread_from or mark):
+        if mark - behind <= windows.HOURLY or lookback.hourly:
+            deep = min(deep, behind)
+    return deep
+
+
+def read_anyway_from(meter: Meter, lease: Lease, now: dt.datetime) -> dt.datetime:
+    """Return from where on windows are read whether they were touched or not, but for a full reading."""
+    near = turn(meter, lease, now).near
+    return min(near, lease.fed_until, lease.reread_from or near)
+
+
+def _passes_by_answer(
+    meter: Meter,
+    lease: Lease,
+    now: dt.datetime,
+    first: dt.datetime,
+    ready: dt.datetime,
+    asked: Asked | None,
+    *,
+    at_once: bool,
+) -> Iterator[Pass]:
+    """Yield what is new and young, and the old windows that were named; all, if it is time or nothing was asked before."""
+    known, mark, lookback = lease.definitions, lease.mark, turn(meter, lease, now)
+    whole = lookback.daily or (asked is not None and asked.since is None)
+    near, deep = max(lookback.near, first), _waiting_from(lease, lookback)
+    oldest = max(mark - meter.revisit, first)
+    deep = max(min(deep, oldest) if whole else deep, first)
+    starts = asked.windows if asked is not None else frozenset[dt.datetime]()
+    named = changed.spans(known, starts, Span(oldest, min(deep, near)))
+    young = [Span(min(deep, near), max(mark, ready))]
+    newest_first = deep < near and not meter.latest
+    if newest_first:
+        young = [Span(near, max(mark, ready))]
+    spans = (
+        [*named, *young] if meter.latest else [*young, *named, *([Span(deep, near)] if newest_first else [])]
+    )
+    most = windows.WINDOWS_PER_READ if at_once else windows.WINDOWS_ASKED_SINGLY
+    cut = list(_once_more(lease, first, spans))
+    for span in spans:
+        cut += definitions.readable(known, span, lease.unread, most)
+    for number, (definition, piece) in enumerate(cut, 1):
+        done = number == len(cut)
+        yield live(piece, now, definition)._replace(
+            hourly=done and lookback.hourly,
+            daily=done and whole,
+            rest_read=done and newest_first and piece.end > deep,
+            more=not done and meter.latest and cut[number][1].start == piece.end,
+            touched=asked.until if done and asked is not None else None,
         )
 
 

@@ -17,6 +17,7 @@ from aggregator.config.load import load
 from aggregator.config.meter import Meter, fingerprint
 from aggregator.config.meter_events import MetronomeEvent, StripeEvent
 from aggregator.config.models import Config, FileSink, Ledger, Sink, Source, StripeSink
+from aggregator.config.revisits import changed_of
 from aggregator.config.schema import json_schema
 from aggregator.config.sinks import MetronomeSink
 from aggregator.config.starter import starter
@@ -36,6 +37,7 @@ __all__ = [
     "Source",
     "StripeEvent",
     "StripeSink",
+    "changed_of",
     "fingerprint",
     "format_duration",
     "json_schema",

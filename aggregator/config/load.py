@@ -25,7 +25,9 @@ from aggregator.errors import ConfigError
 TOP_ONLY = ("state_dir", "ledger", "web", "monitoring")
 FREE = "x-"
 """How keys begin at the top level that are the reader's own, as for anchors that several blocks share."""
-ONE_METER_ONLY = frozenset({"name", "query", "query_file", "detail_query", "tests", "renamed_from", "deltas"})
+ONE_METER_ONLY = frozenset(
+    {"name", "query", "query_file", "detail_query", "tests", "renamed_from", "deltas", "changed"}
+)
 
 
 def load(path: Path, env: Mapping[str, str]) -> Config:

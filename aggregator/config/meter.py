@@ -27,6 +27,7 @@ from aggregator.config.query import (
     sampling_query,
 )
 from aggregator.config.query_tests import QueryTests
+from aggregator.config.revisits import Changed, by_windows
 from aggregator.config.sampling import (
     NOT_BY_WINDOWS,
     ONE_NUMBER,
@@ -418,6 +419,19 @@ class Meter(Block):
             "pass, two days every hour, all of it every day."
         ),
         examples=["35d"],
+    )
+    changed: Annotated[Changed | None, AfterValidator(by_windows)] = Field(
+        default=None,
+        description=(
+            "How the source says which windows were touched. Then only those are read again, once an hour, beside the last "
+            "two hours in every pass. Left out: old windows are read again by the calendar."
+        ),
+        examples=[
+            {
+                "query": "select distinct date_trunc('hour', used_at) as window from usage where updated_at >= :since",
+                "lag": "15m",
+            }
+        ],
     )
     data_retained_from: Annotated[SinceOrFor | None, AfterValidator(not_with_samples(SAMPLES_ARE_KEPT))] = (
         Field(

@@ -34,14 +34,19 @@ UPTO_PARAMETERS = ("after",)
 RECOUNT_PARAMETERS = (*PARAMETERS, "upto")
 """What is filled in of the query for where the next stretch ends, and of the one that counts windows anew."""
 
-BOUND_BY_CURSOR = {
+CHANGED_PARAMETERS = ("since",)
+"""What is filled in of the query for the windows that were touched."""
+
+BOUND_OTHERWISE = {
+    CHANGED_PARAMETERS: "name the windows of rows that were touched, as in `select distinct date_trunc('hour', used_at) as "
+    "window from usage where updated_at >= :since`",
     DELTA_PARAMETERS: "take the rows with `where id > :after and id <= :upto`, outside quotes",
     UPTO_PARAMETERS: "ask for the end of the next stretch, as in `select max(id) from (select id from usage where "
     "id > :after order by id limit 100000) as next`",
     RECOUNT_PARAMETERS: "count what the cursor has passed of a span, with `where used_at >= :start and used_at < :end "
     "and id <= :upto`: without all three, rows would be counted twice",
 }
-"""How to use what is filled in, where there is a cursor."""
+"""How to use what is filled in, where that is no span."""
 
 
 def final_query(text: str, parameters: Sequence[str] = PARAMETERS) -> str:
@@ -107,8 +112,8 @@ def _check_parameters(found: set[str], parameters: Sequence[str]) -> None:
         raise ValueError(
             "does not use `:customer`: it is asked for the rows of one customer, as in `and customer = :customer`"
         )
-    if missing and tuple(parameters) in BOUND_BY_CURSOR:
-        raise ValueError(f"does not use {' and '.join(missing)}: {BOUND_BY_CURSOR[tuple(parameters)]}")
+    if missing and tuple(parameters) in BOUND_OTHERWISE:
+        raise ValueError(f"does not use {' and '.join(missing)}: {BOUND_OTHERWISE[tuple(parameters)]}")
     if missing:
         raise ValueError(
             f"does not use {' and '.join(missing)}: bound the rows with "

@@ -84,7 +84,7 @@ def _loosen_meter(blocks: dict[str, Schema]) -> None:
     shared = {
         key: value
         for key, value in meter["properties"].items()
-        if not key.startswith(("query", "detail_query", "tests", "deltas"))
+        if not key.startswith(("query", "detail_query", "tests", "deltas", "changed"))
     }
     blocks["Defaults"] = meter | {
         "properties": shared,

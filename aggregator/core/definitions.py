@@ -57,13 +57,19 @@ def pieces(definitions: Sequence[Definition], span: Span) -> Iterator[tuple[Defi
 
 
 def readable(
-    definitions: Sequence[Definition], span: Span, unread: Sequence[dt.datetime]
+    definitions: Sequence[Definition],
+    span: Span,
+    unread: Sequence[dt.datetime],
+    most: int = WINDOWS_PER_READ,
 ) -> Iterator[tuple[Definition, Span]]:
-    """Yield a span in pieces that are read at once, each by its definition, without the windows that begin at `unread`."""
+    """Yield a span in pieces that are read at once, each by its definition, without the windows that begin at `unread`.
+
+    A piece has at most `most` windows.
+    """
     for definition, piece in pieces(definitions, span):
         start = piece.start
         for gap in (*(each for each in unread if each in piece), piece.end):
-            for part in cut(Span(start, gap), definition.window, WINDOWS_PER_READ):
+            for part in cut(Span(start, gap), definition.window, most):
                 yield definition, part
             start = gap + definition.window
 

@@ -198,6 +198,18 @@ class Terms(NamedTuple):
     """Whether events are planned and recorded, and never sent."""
 
 
+class Changed(NamedTuple):
+    """How a source says which windows were touched, so that revisits need to read no others."""
+
+    query: str
+    fingerprint: str
+    """Of all that decides what is named."""
+    lag: dt.timedelta
+    """How far before the mark is asked."""
+    fully: dt.timedelta
+    """How often all that can be billed is read again, whatever was named."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Meter:
     """One billable thing: what is read, how it is cut into windows, and where it goes."""
@@ -239,6 +251,8 @@ class Meter:
     """How many combinations of their values there may be before somebody is asked whether they are meant."""
     deltas: Deltas | None = None
     """How it is read by a cursor; None if it is read by windows."""
+    changed: Changed | None = None
+    """By what question its source says which old windows are to be read again; None: all are, by the calendar."""
 
     @property
     def read(self) -> str:

@@ -135,12 +135,17 @@ def lookback(
     length: dt.timedelta,
     hourly_at: dt.datetime | None,
     daily_at: dt.datetime | None,
+    fully: dt.timedelta | None = None,
 ) -> Lookback:
-    """Decide how far back a pass reads, given when the longer stretches were last read in full."""
+    """Decide how far back a pass reads, given when the longer stretches were last read in full.
+
+    With `fully`, the source says each hour what was touched, and all is read at that pace instead of daily.
+    """
     near_from = near(mark, revisit, length)
-    daily = _is_over(daily_at, now, DAILY)
+    daily = _is_over(daily_at, now, DAILY if fully is None else fully)
     hourly = daily or _is_over(hourly_at, now, HOUR)
-    deep = mark - revisit if daily else mark - min(revisit, HOURLY) if hourly else near_from
+    two_days = hourly and fully is None
+    deep = mark - revisit if daily else mark - min(revisit, HOURLY) if two_days else near_from
     return Lookback(near_from, min(deep, near_from), hourly, daily)
 
 

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 from psycopg.errors import InsufficientPrivilege
 
 from aggregator.core import definitions
+from aggregator.core.changed import Touched
 from aggregator.core.commit_barrier import Noted
 from aggregator.core.feed_terms import FeedCoverage
 from aggregator.core.model import EPOCH, Definition, Differing, Meter
@@ -28,7 +29,7 @@ from aggregator.ledger import feeds as lines
 from aggregator.ledger import meter_names
 from aggregator.ledger.database import Connection, Database, Part
 from aggregator.ledger.feeds import LOCK_MARK, Feed, as_it_is, fed_until
-from aggregator.ledger.passes import silence, silent_customers
+from aggregator.ledger.passes import silence, silent_customers, touched
 from aggregator.ledger.passes.silence import Silence
 from aggregator.ledger.passes.silent_customers import SilentCustomers
 
@@ -136,9 +137,9 @@ values (%(meter_id)s, %(since)s, %(fingerprint)s, %(query)s, %(window_seconds)s,
 
 FIND_NOTED = "select until, xid::bigint from aggregator.fence where meter_id = %(meter_id)s order by until"
 
-FIND_UNREAD = """
-select window_start, next_at <= %(now)s from aggregator.unread where meter_id = %(meter_id)s order by 1
-"""
+FIND_UNREAD = (
+    "select window_start, next_at <= %(now)s from aggregator.unread where meter_id = %(meter_id)s order by 1"
+)
 
 FORGET_NOTED = """
 delete from aggregator.fence where meter_id = %(meter_id)s and not (until = any(%(until)s))
@@ -183,7 +184,6 @@ update aggregator.meter set lease_owner = null, lease_until = null, left_epoch =
  where id = %(meter_id)s and epoch = %(epoch)s and lease_owner = %(owner)s
 returning mark, reread_from, swept, seen_until, hourly_at, daily_at
 """
-
 
 ONLY_READS = (
     "The configuration has something that the ledger does not know yet, and the ledger's role may only read: start the "
@@ -246,6 +246,7 @@ class Lease(NamedTuple):
     """Fingerprints of definitions that are proven to give another number each time they are read."""
     took_from: str | None = None
     """Whose session had to be ended for it, in words."""
+    touched: Touched | None = None
 
     @property
     def is_mapped(self) -> bool:
@@ -342,6 +343,7 @@ class Meters(Part):
                 coverages=tuple(coverages),
                 unstable=frozenset(each for (each,) in connection.execute(FIND_UNSTABLE, values)),
                 took_from=took_from,
+                touched=touched.find(connection, registered.id),
             )
 
     def definitions(self, registered: Registered) -> tuple[Definition, ...]:

@@ -134,7 +134,7 @@ def _of_setting(
             yield query._replace(key=each.key, old=each.old, new=each.new)
         case "sinks":
             yield from _of_sinks(each, known)
-        case "guards" | "stripe" | "metronome" | "deltas":
+        case "guards" | "stripe" | "metronome" | "deltas" | "changed":
             yield from _of_block_within(each)
         case _ if each.from_a_window:
             definition = _from_a_window(name, Kind.DEFINITION, _value(each), known)

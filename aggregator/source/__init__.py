@@ -5,6 +5,7 @@ snapshot.py       an open transaction, asked with bounds
 urls.py           where it is, in the forms of SQLAlchemy and of libpq
 rows.py           rows of any driver become readings, or a plain refusal
 listed.py         rows of a mapping from keys to billing customers
+touched.py        asked which windows were touched
 samples.py        rows of a query for what there is now become samples
 described.py      what a table looks like, for whoever writes a meter over it
 kinds.py          which kind of database a URL names

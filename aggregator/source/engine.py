@@ -51,7 +51,17 @@ from aggregator.source.rows import (
     places,
 )
 from aggregator.source.samples import Asking, instant_of
-from aggregator.source.snapshot import SHORTEST_STEP, Glimpse, Shape, SideBySide, Snapshot, names_of, pieces
+from aggregator.source.snapshot import (
+    SHORTEST_STEP,
+    Glimpse,
+    Shape,
+    SideBySide,
+    Snapshot,
+    declared_fence,
+    names_of,
+    pieces,
+)
+from aggregator.source.touched import SINCE, TouchedWindows
 from aggregator.source.trying import LATER, Trying, differing
 from aggregator.source.urls import parsed, secrets_of
 
@@ -136,10 +146,7 @@ class Source:
 
     def limits(self) -> list[str]:
         """Say what is not certain with this very server, beside `cannot_promise`. Raises SourceUnreachable."""
-        if self._dialect.limits is None:
-            return []
-        with self._snapshot() as snapshot:
-            return self._dialect.limits(snapshot.connection)
+        return self._remarks(self._dialect.limits)
 
     def fence(self) -> Fence | None:
         """Return what the database's transactions have come to, for the commit barrier; None if it cannot be asked.
@@ -157,37 +164,23 @@ class Source:
         freshness = None if query is None else partial(self._fresh_until, snapshot, query)
         if self._dialect.fence is not None:
             return self._dialect.fence(snapshot.connection, freshness, snapshot.asked)
-        if freshness is None:
-            return None
-        # Nothing is known of its transactions, nor of its clock; what it has is told by `freshness` alone.
-        return Fence(
-            at=clock.utcnow(),
-            xmin=0,
-            xmax=0,
-            oldest_start=None,
-            sees_starts=False,
-            standby=False,
-            fresh_until=freshness(),
-            holder=None,
-            declared=True,
-        )
+        return None if freshness is None else declared_fence(clock.utcnow(), freshness())
 
     def unseen(self) -> list[str]:
         """Say whose transactions cannot be seen, so that they are not waited for; empty where that cannot be asked."""
-        if self._dialect.unseen is None:
-            return []
-        with self._snapshot() as snapshot:
-            return self._dialect.unseen(snapshot.connection)
+        return self._remarks(self._dialect.unseen)
 
     def unsafe(self) -> list[str]:
         """Say what the role may do beyond reading, one sentence each with its remedy. Raises SourceUnreachable.
 
-        Empty for a role that may only read, for SQLite, and where it cannot be asked (see `cannot_promise`).
-        """
-        if self._dialect.unsafe is None:
+        Empty for a role that may only read, for SQLite, and where it cannot be asked (see `cannot_promise`)."""
+        return self._remarks(self._dialect.unsafe)
+
+    def _remarks(self, ask: Callable[[sa.Connection], list[str]] | None) -> list[str]:
+        if ask is None:
             return []
         with self._snapshot() as snapshot:
-            return self._dialect.unsafe(snapshot.connection)
+            return ask(snapshot.connection)
 
     def read(
         self,
@@ -394,6 +387,13 @@ class Source:
         """Open a snapshot that is asked for rows by their cursor. Raises, from within as well, as `read` does."""
         with self._snapshot() as snapshot:
             yield ByCursor(snapshot, *self._asked_by)
+
+    @contextmanager
+    def touched(self, query: str) -> Iterator[TouchedWindows]:
+        """Open a snapshot that is asked which windows were touched. Raises, from within as well, as `read` does."""
+        statement = self._statement(query, SINCE)
+        with self._snapshot(proving=True) as opened:
+            yield TouchedWindows(opened, statement, self._instants, self._refusal, self._fence(opened))
 
     def reread(
         self, query: str, span: Span, window: dt.timedelta, dimensions: Sequence[str] = ()

@@ -84,3 +84,18 @@ def names_of(result: sa.CursorResult[Any], refuse: Refuse, what: str = "a usage 
     if not result.returns_rows:
         raise refuse(f"{what} may only read, and must return rows: write one `select`")
     return list(result.keys())
+
+
+def declared_fence(at: dt.datetime, fresh_until: dt.datetime | None) -> Fence:
+    """Return what is known of a database whose transactions and clock nobody can ask: what its `freshness` query says."""
+    return Fence(
+        at=at,
+        xmin=0,
+        xmax=0,
+        oldest_start=None,
+        sees_starts=False,
+        standby=False,
+        fresh_until=fresh_until,
+        holder=None,
+        declared=True,
+    )

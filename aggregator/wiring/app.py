@@ -19,7 +19,7 @@ from aggregator.collection.mapped_source import MappedSource
 from aggregator.collection.mapping import Mapping as CustomerMapping
 from aggregator.collection.sampled import SampledSource
 from aggregator.collection.usage import MeterSource
-from aggregator.config import Config, FileSink, S3Sink, fingerprint
+from aggregator.config import Config, FileSink, S3Sink, changed_of, fingerprint
 from aggregator.config import Meter as ConfiguredMeter
 from aggregator.config.changes import settings_of
 from aggregator.config.rotated import url_now
@@ -531,6 +531,7 @@ def meter_of(meter: ConfiguredMeter, outlets: tuple[Outlet, ...] = ()) -> Meter:
         outlets=outlets,
         dimensions=tuple(sorted(meter.dimensions)),
         deltas=_deltas(meter),
+        changed=changed_of(meter),
     )
 
 

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from aggregator.collection.collector import Collector
 from aggregator.collection.cursor_source import CursorSource
 from aggregator.collection.mapped_source import MappedSource
+from aggregator.collection.revisits import Revisits
 from aggregator.collection.sampled import SampledSource
 from aggregator.config import Config
 from aggregator.core.tracing import Tracing
@@ -28,7 +29,8 @@ def collector_of(
 ) -> Collector:
     """Return what collects a meter. It connects to the source when it is first asked to."""
     taking_in = by_cursor.get(known.meter.name)
-    reads = reads_of(known.meter, known.id, sources[known.meter.source], ledger)
+    source, patience = sources[known.meter.source], config.sources[known.meter.source].wait_for_writers
+    reads = reads_of(known.meter, known.id, source, ledger)
     return Collector(
         known,
         mapped.get(known.meter.name) or taking_in or reads,
@@ -38,8 +40,9 @@ def collector_of(
         limits={feed.sink: sinks[feed.sink].limits_for(known.meter.name) for feed in known.feeds},
         elapsed=monotonic,
         check_clock=ledger.now,
-        patience=config.sources[known.meter.source].wait_for_writers,
+        patience=patience,
         tracing=traces,
         by_cursor=taking_in,
         sampler=reads if isinstance(reads, SampledSource) else None,
+        revisits=None if known.meter.changed is None else Revisits(known.meter, source, patience),
     )

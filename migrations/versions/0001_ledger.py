@@ -119,6 +119,20 @@ comment on column aggregator.meter.doubtful_until is
     'Of a meter of counters in an adopted ledger: up to when it was sampled before. What rose until then, and what the '
     'first sample after it shows, may be billed already.';
 
+create table aggregator.touched (
+    meter_id    integer primary key references aggregator.meter,
+    fingerprint text not null,
+    since       timestamptz not null,
+    read_at     timestamptz not null,
+    missed      bigint not null default 0 check (missed >= 0),
+    missed_at   timestamptz
+);
+comment on table aggregator.touched is
+    'Up to when what `changed` of a meter names has been read again: from there it is asked the next time.';
+comment on column aggregator.touched.fingerprint is 'By which question; another one begins with a full reading.';
+comment on column aggregator.touched.missed is
+    'In how many windows full readings found something that no answer had named, all in all.';
+
 create table aggregator.definition (
     meter_id       integer not null references aggregator.meter,
     since          timestamptz not null,

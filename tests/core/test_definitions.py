@@ -2,6 +2,7 @@
 
 import datetime as dt
 from itertools import pairwise
+from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -143,7 +144,7 @@ def test_the_ladder_after_a_clock_was_set_back() -> None:
 def test_the_ladder_of_long_windows_and_short_revisits() -> None:
     """At least two windows are read again, and never more than the meter asks for."""
     now = mark = START
-    args = {"now": now, "mark": mark, "hourly_at": now, "daily_at": now}
+    args: dict[str, Any] = {"now": now, "mark": mark, "hourly_at": now, "daily_at": now}
     assert lookback(revisit=35 * DAY, length=DAY, **args).near == mark - 2 * DAY
     assert lookback(revisit=HOUR, length=MINUTE, **args).near == mark - HOUR
     assert lookback(revisit=dt.timedelta(0), length=MINUTE, **args).deep == mark

@@ -26,6 +26,58 @@ class Mistake(NamedTuple):
 
 MISTAKES: tuple[Mistake, ...] = (
     Mistake(
+        "what was touched counts as read with the first reading of a round",
+        "aggregator/collection/schedule.py",
+        "touched=asked.until if done and asked is not None else None",
+        "touched=asked.until if asked is not None else None",
+        ("tests/core/test_changed.py::test_the_last_reading_of_a_round_moves_the_mark",),
+    ),
+    Mistake(
+        "what was touched counts as read though a reading saw less than the question",
+        "aggregator/collection/rounds.py",
+        "return min(touched, self.shown_until)",
+        "return touched",
+        ("tests/postgres/test_revisits.py::test_the_mark_goes_no_further_than_a_reading_saw",),
+    ),
+    Mistake(
+        "an answer of a standby that lags counts up to now",
+        "aggregator/core/changed.py",
+        "until = until if proven is None else min(until, proven)",
+        "until = until if proven is None else until",
+        ("tests/core/test_changed.py::test_an_answer_from_a_standby_counts_up_to_what_that_one_proves",),
+    ),
+    Mistake(
+        "another question goes on where the one before was",
+        "aggregator/core/changed.py",
+        "if touched is None or touched.fingerprint != changed.fingerprint:",
+        "if touched is None:",
+        (
+            "tests/core/test_changed.py::test_the_mark_holds_for_the_question_that_made_it",
+            "tests/postgres/test_revisits.py::test_another_question_begins_with_a_full_reading",
+        ),
+    ),
+    Mistake(
+        "the next question begins where the one before was asked, without the lag",
+        "aggregator/collection/revisits.py",
+        "(now if since is None else since) - question.lag",
+        "now if since is None else since",
+        ("tests/postgres/test_revisits.py::test_only_what_was_touched_is_read_again",),
+    ),
+    Mistake(
+        "what was touched counts as read up to an earlier instant than before",
+        "aggregator/ledger/passes/touched.py",
+        "then greatest(touched.since, excluded.since)",
+        "then excluded.since",
+        ("tests/postgres/test_revisits.py::test_a_clock_that_was_set_back_leaves_nothing_out",),
+    ),
+    Mistake(
+        "a question that fails leaves new windows unread",
+        "aggregator/collection/collector.py",
+        "            return None, error\n",
+        "            raise\n",
+        ("tests/postgres/test_revisits.py::test_a_question_that_fails_delays_no_new_window",),
+    ),
+    Mistake(
         "a cursor goes on although a transaction is open that took an id before",
         "aggregator/source/writers.py",
         "held.mode = 'RowExclusiveLock'",

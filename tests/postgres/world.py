@@ -9,6 +9,7 @@ from decimal import Decimal
 from typing import Any
 
 from aggregator.collection.collector import Collector
+from aggregator.collection.revisits import Revisits
 from aggregator.collection.rounds import Collected
 from aggregator.core.model import Meter, Span
 from aggregator.delivery.sender import Delivered, Sender
@@ -69,6 +70,7 @@ class World:
             ledger_name=lambda: ledger_id,
             limits={sink.name: sink.limits for sink in self.sinks.values()},
             elapsed=itertools.count().__next__,
+            revisits=Revisits(self.meter, self.source, dt.timedelta(0)) if self.meter.changed else None,
         )
 
     @property

@@ -64,6 +64,10 @@ class Table:
     """The sum of these by customer."""
     changed: Callable[[Row | int], None] = lambda _: None
     """Hears of every change."""
+    stamp: dt.datetime | None = None
+    """When the transaction began that writes just now: what `now()` gives in it."""
+    touched: list[tuple[dt.datetime, dt.datetime]] = field(default_factory=list)
+    """What a trigger writes of every change: the stamp of its transaction, and the window."""
     _readings: dict[dt.datetime, list[Reading]] = field(default_factory=dict)
 
     def put(self, row: Row) -> None:
@@ -85,6 +89,8 @@ class Table:
             self._changed(start)
 
     def _changed(self, start: dt.datetime) -> None:
+        if self.stamp is not None:
+            self.touched.append((self.stamp, start))
         self._readings.pop(start, None)
         for customer, quantity in self.truth_of(start).items():
             self._said(customer, start, quantity)
@@ -192,6 +198,7 @@ class Application:
         first, _, number = customer.partition("_again_")
         after = self._called[customer] = f"{first}_again_{int(number or 0) + 1}"
         for table in self.tables.values():
+            table.stamp = self._scheduler.now
             for row in [row for row in table.rows.values() if row.customer == customer]:
                 table.put(replace(row, customer=after))
         return after
@@ -267,6 +274,8 @@ class Application:
     def _commit(self, xid: int) -> None:
         transaction = self._open.pop(xid, None)
         if transaction is not None:
+            for table in self.tables.values():
+                table.stamp = transaction.began
             for change in transaction.changes:
                 change()
             self._opened_or_ended()

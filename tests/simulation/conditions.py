@@ -44,6 +44,10 @@ class Conditions:
     """How meters are read that are sampled."""
     every: dt.timedelta = HOUR
     """How often they are."""
+    asked: dt.timedelta | None = None
+    """How much earlier than the mark the source is asked what was touched; None: it is not asked."""
+    fully: dt.timedelta = 2 * DAY
+    """How often all is read again where it is."""
     at_once: bool = True
     raw: bool = False
     """Rows come one by one instead of summed."""

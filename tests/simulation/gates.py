@@ -228,6 +228,16 @@ class SourceGate:
 
         yield Glimpse(self._fence_of(standby), read)
 
+    @contextmanager
+    def touched(self, query: str) -> Iterator["Touching"]:
+        """Hold one instant open. Raises SourceUnreachable at its beginning."""
+        gate = self._gate
+        gate.step()
+        if gate.random.random() < gate.conditions.query_fails:
+            gate.marks.saw("query failed")
+            raise SourceUnreachable
+        yield Touching(gate, list(self._application.tables[query].touched), self._application.fence())
+
     def reread(self, query: str, span: Span, window: dt.timedelta, dimensions: Sequence[str] = ()) -> None:
         """Say the same again: no query changes by itself."""
         self._gate.step()
@@ -245,6 +255,20 @@ class SourceGate:
     def _fence_of(self, standby: Standby | None) -> Fence:
         """Say what the connection says that is read from."""
         return self._application.fence() if standby is None else self._standbys.fence(standby)
+
+
+@dataclass(frozen=True)
+class Touching:
+    """What a trigger had written at one instant, and what was open then."""
+
+    gate: Gate
+    touched: list[tuple[dt.datetime, dt.datetime]]
+    fence: Fence
+
+    def since(self, instant: dt.datetime) -> Iterator[list[dt.datetime]]:
+        """Yield what was stamped since an instant."""
+        yield [window for stamp, window in self.touched if stamp >= instant]
+        self.gate.step()
 
 
 class SinkGate:

@@ -13,8 +13,10 @@ from aggregator.collection import collector as collection_shell
 from aggregator.collection.backfill import Backfill, Backfilled, span_of
 from aggregator.collection.collector import Collector
 from aggregator.collection.glance import Glance
+from aggregator.collection.revisits import Revisits
 from aggregator.collection.rounds import Collected
 from aggregator.core.model import (
+    Changed,
     Decreases,
     Meter,
     Report,
@@ -256,6 +258,9 @@ class Life:
             latest=conditions.write_model is WriteModel.LAST,
             outlets=(Outlet(SINK, None, name),),
             dimensions=(DIMENSION,) if conditions.models else (),
+            changed=None
+            if conditions.asked is None
+            else Changed(name, "c", conditions.asked, conditions.fully),
         )
 
     def _draw_service(self) -> None:
@@ -532,6 +537,8 @@ class Daemon:
         marks["waiting for the barrier"] += result.waits_for is not None
         marks["barrier given up"] += result.unfenced
         marks["window set aside"] += result.unread
+        marks["windows named as touched"] += result.touched
+        marks["missed by `changed`"] += result.missed_by_changed
 
     def deliver(self) -> None:
         """Deliver for ever."""
@@ -643,6 +650,8 @@ class Daemon:
             taking_in = LivedCursorSource(
                 registered.meter, registered.id, self._gate, self._life.application, totals
             )
+        patience = self._life.conditions.patience
+        asks = registered.meter.changed is not None
         return Collector(
             registered,
             sampled or taking_in or self._source(),
@@ -652,9 +661,10 @@ class Daemon:
             limits={SINK: self._sink.limits},
             elapsed=self._life.elapsed,
             check_clock=self._gate.now,
-            patience=self._life.conditions.patience,
+            patience=patience,
             by_cursor=taking_in,
             sampler=sampled,
+            revisits=Revisits(registered.meter, self._source(), patience) if asks else None,
         )
 
     def _did(self, process: Process, name: str, values: tuple[object, ...], done: object) -> None:

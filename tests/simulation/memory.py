@@ -14,6 +14,7 @@ from decimal import Decimal
 from typing import NamedTuple
 
 from aggregator.core import definitions, renaming
+from aggregator.core.changed import Touched
 from aggregator.core.commit_barrier import Noted
 from aggregator.core.feed_terms import FeedCoverage, changed, joined
 from aggregator.core.model import (
@@ -405,6 +406,8 @@ class Tables:
     """By the feed that customers leave, and the customer; None: everybody else."""
     reassertions: dict[tuple[int, dt.datetime, str], dt.datetime] = field(default_factory=dict)
     """Of feed, window and customer: from when on the slot is to be sent again."""
+    touched: dict[int, Touched] = field(default_factory=dict)
+    """By meter, up to when what the source named has been read again."""
     pieces: dict[tuple[int, Span], PieceRow] = field(default_factory=dict)
     """By meter and goal of a backfill."""
     identity: PinRow = field(default_factory=PinRow)
@@ -626,6 +629,7 @@ class MemoryMeters:
                 )
             ),
             coverages=tuple(coverages),
+            touched=tables.touched.get(row.id),
         )
 
     def note(

@@ -7,6 +7,7 @@ from decimal import Decimal
 from functools import lru_cache
 
 from aggregator.core import definitions
+from aggregator.core.changed import Touched
 from aggregator.core.cutover import Cutover, is_shadow
 from aggregator.core.dimensions import number
 from aggregator.core.model import (
@@ -285,7 +286,7 @@ class MemoryPasses:
         else:
             wait = min(HOUR * 2**before.tries, dt.timedelta(days=1))
             unread[meter.id, this.span.start] = UnreadRow(before.tries + 1, this.now + wait)
-        self._move_mark(meter, lease, this._replace(hourly=False, daily=False), moves=True)
+        self._move_mark(meter, lease, this._replace(hourly=False, daily=False, touched=None), moves=True)
 
     def record_failure(self, lease: Lease, this: Pass, seconds: float, error: str) -> None:
         """Note that a pass failed; nobody here reads it."""
@@ -387,6 +388,19 @@ class MemoryPasses:
             if each.reason is not None or (spoilt and (each.window_start, each.customer) in spoilt):
                 unmapped_rows.setdefault((meter_id, each.window_start), []).append(each)
 
+    def _move_touched(self, lease: Lease, since: dt.datetime) -> None:
+        """Note up to when what was named has been read; never back, unless it is about another question."""
+        question = lease.registered.meter.changed
+        assert question is not None
+        before = self._ledger.tables.touched.get(lease.registered.id)
+        if before is not None and before.fingerprint == question.fingerprint:
+            since = max(since, before.since)
+        self._ledger.tables.touched[lease.registered.id] = Touched(since, question.fingerprint)
+
+    def note_missed(self, lease: Lease, windows: int, now: dt.datetime) -> None:
+        """Count nothing: nobody here reads it."""
+        self._held(lease)
+
     def _move_mark(self, meter: MeterRow, lease: Lease, this: Pass, *, moves: bool) -> None:
         start, end = this.span
         if moves and start <= meter.mark < end:
@@ -395,6 +409,8 @@ class MemoryPasses:
             meter.hourly_at = this.now
         if moves and this.daily:
             meter.daily_at = this.now
+        if moves and this.touched is not None:
+            self._move_touched(lease, this.touched)
         meter.swept = this.swept
         if this.seen is not None:
             meter.seen_until = max(meter.seen_until or this.seen, this.seen)

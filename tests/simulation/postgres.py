@@ -14,6 +14,7 @@ from typing import Any
 import psycopg
 from psycopg import sql
 
+from aggregator.core.changed import Touched
 from aggregator.core.model import (
     ClaimId,
     Definition,
@@ -221,6 +222,8 @@ def read(connection: psycopg.Connection[Any]) -> Tables:
         tables.slots[slot.feed_id].setdefault(slot.window_start, {})[slot.customer] = slot
     _read_events(rows, tables)
     _read_beside(rows, tables)
+    for meter, since, fingerprint in rows("select meter_id, since, fingerprint from aggregator.touched"):
+        tables.touched[meter] = Touched(since, fingerprint)
     _read_samples(rows, tables)
     return tables
 
@@ -336,7 +339,7 @@ def differences(one: Tables, other: Tables) -> list[str]:
     for name in (
         "meters", "sinks", "halted", "feeds", "slots", "events", "outbox", "parked", "claims", "carries", "definitions",
         "samplings", "series", "fences", "unread", "guarded", "rejections", "reassertions", "files", "cancellations",
-        "notifications", "polled",
+        "notifications", "polled", "touched",
     ):  # fmt: skip
         left, right = getattr(one, name), getattr(other, name)
         keys = [key for key in {**left, **right} if left.get(key) != right.get(key)]

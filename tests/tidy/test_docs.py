@@ -31,7 +31,7 @@ PAGES = [*sorted(DOCS.glob("*.md")), *sorted(ROOT.glob("*.md"))]
 
 GLOSSARY = """
 source, meter, definition, window, pass, reading, dimension, combination, key, mapping, slot, ledger, mark, delay,
-commit barrier, revisit, sample, series, glance, backfill, restate, lease, epoch, event, identifier, revision,
+commit barrier, revisit, touched, sample, series, glance, backfill, restate, lease, epoch, event, identifier, revision,
 correction, delta, total, carry, move, outbox, claim, attempt, sink, transport, share, feed, shadow, verdict, held,
 guard, refused, in doubt, dismissed, unmapped, halted, report, notification, readback, cancellation, cutover, parity, adopt,
 sandbox
@@ -131,6 +131,7 @@ def keys() -> dict[str, dict[str, Any]]:
         "## directory sinks": found["DirectorySink"],
         "## s3 sinks": found["S3Sink"],
         "## meters": found["Meter"]
+        | found["Changed"]
         | found["Guards"]
         | found["Deltas"]
         | found["StripeEvent"]

@@ -30,7 +30,16 @@ from aggregator.ledger.database import Connection, Database, Part
 from aggregator.ledger.feeds import MOVE_FEEDS
 from aggregator.ledger.identity import LedgerIdentity
 from aggregator.ledger.meters import RENEW, Feed, Lease, Registered
-from aggregator.ledger.passes import evidence, reassert, records, shrink_guard, together, unchanged, usual
+from aggregator.ledger.passes import (
+    evidence,
+    reassert,
+    records,
+    shrink_guard,
+    together,
+    touched,
+    unchanged,
+    usual,
+)
 from aggregator.ledger.passes.changes import changes, note_unmapped, stage
 from aggregator.ledger.passes.holding import hold
 from aggregator.ledger.passes.records import Pass
@@ -244,7 +253,8 @@ class Passes(Part):
         with self._database.transaction() as connection:
             _, reread_from = hold(connection, lease, self._identity)
             connection.execute(SET_UNREAD, {**_where(lease, this), "now": this.now, "reason": reason})
-            self._move(connection, lease, this._replace(hourly=False, daily=False), reread_from, stays=False)
+            this = this._replace(hourly=False, daily=False, touched=None)
+            self._move(connection, lease, this, reread_from, stays=False)
             records.note_failure(connection, lease, this, 0.0, reason)
 
     def _move(
@@ -271,6 +281,9 @@ class Passes(Part):
         }
         connection.execute(MOVE_MARK, values)
         connection.execute(MOVE_FEEDS, values)
+        changed = lease.registered.meter.changed
+        if this.touched is not None and changed is not None and not stays:
+            touched.move(connection, lease.registered.id, changed, this.touched, this.now)
 
     def _signs_of_life(self, lease: Lease) -> Callable[[], None]:
         """Return what renews the lease from time to time, on another connection; the epoch decides in any case."""
@@ -317,6 +330,12 @@ class Passes(Part):
         """Note that a pass failed, and why; nothing else of it is in the ledger."""
         with self._database.transaction() as connection:
             records.note_failure(connection, lease, this, seconds, error)
+
+    def note_missed(self, lease: Lease, windows: int, now: dt.datetime) -> None:
+        """Count windows in which a full reading found what the source had never named. Raises LeaseLost."""
+        with self._database.transaction() as connection:
+            hold(connection, lease, self._identity)
+            touched.note_missed(connection, lease.registered.id, windows, now)
 
     def note_unchanged(self, found: Sequence[Unchanged], now: dt.datetime, seconds: float) -> set[int]:
         """Note that meters were looked at, without a lease, and nothing is new; return the ids of those with no more to do.

@@ -82,6 +82,8 @@ class Pass(NamedTuple):
     """Up to when the source surely showed everything at this reading, if it says so."""
     more: bool = False
     """Whether another pass of the round reads on where this one ends, and sends again what is newer there."""
+    touched: dt.datetime | None = None
+    """Up to when all that the source named as touched has been read with this pass, and those before it."""
 
 
 def begin(connection: Connection, lease: Lease, this: Pass, tally: Tally, seconds: float) -> int:

@@ -71,6 +71,8 @@ class Tally(PassCounts):
     """
     reread: set[dt.datetime] = field(default_factory=set)
     """Those windows of all feeds: what was read of them is no longer what was read before."""
+    differed: set[dt.datetime] = field(default_factory=set)
+    """Windows that had been read, and of which the source says another number by now."""
     late: dict[dt.datetime, tuple[int, Decimal]] = field(default_factory=dict)
     on_time: int = 0
     on_time_quantity: Decimal = ZERO
@@ -135,6 +137,8 @@ class Tally(PassCounts):
         start, more = change.window_start, change.now - change.before
         if change.known or start < self.mark:
             self.moved[start] = self.moved.get(start, ZERO) + more + _held_less(decision)
+            if more:
+                self.differed.add(start)
         if start >= self.mark:
             self.on_time += 1
             self.on_time_quantity += more
