@@ -9,7 +9,8 @@ Rules
   before. It is compared only where something of ours is on record.
 - What the source says is handed in: nothing in here sees a source. Why figures differ is for `core.drift`.
 - A sink that cannot say anything of a customer leaves that one unchecked, and says why; one that cannot be reached, or may
-  not be asked any more today, ends it.
+  not be asked any more today, ends it. A sink that does not know a customer holds nothing of that one, which is as it should
+  be where it has accepted nothing: those who move to it later need not be there yet.
 """
 
 import datetime as dt
@@ -258,13 +259,7 @@ class DriftFinder:
         if self._sink is not None and not self._may_ask():
             return customer
         known = {line.start: line for line in lines if line.start is not None}
-        reads, unasked = 0, None
-        counted: Mapping[dt.datetime, Decimal] | None = None
-        if self._sink is not None:
-            try:
-                counted, reads = self._counted(customer, reads_by_day(self._line.span), DAY)
-            except (CustomerUnknown, AccountRefused, MetersMixed) as error:
-                unasked = str(error)
+        counted, reads, unasked = self._by_day(lines)
         if counted is not None:
             counted = {day: much for day, much in counted.items() if day in known or self._bills(day, DAY)}
         odd, differing = [], []
@@ -294,6 +289,21 @@ class DriftFinder:
         for much in (counted or {}).values():
             in_sink = add(in_sink, much)
         return _Asked(lines, in_sink, reads, tuple(found), unasked)
+
+    def _by_day(
+        self, lines: Sequence[DayLine]
+    ) -> tuple[Mapping[dt.datetime, Decimal] | None, int, str | None]:
+        """Return what the sink has of a customer's days, after how many reads, and why it says nothing of it."""
+        if self._sink is None:
+            return None, 0, None
+        customer = lines[0].customer
+        try:
+            return *self._counted(customer, reads_by_day(self._line.span), DAY), None
+        except CustomerUnknown as error:
+            accepted = any(line.events for line in lines)
+            return (None, 0, str(error)) if accepted else ({}, 0, None)
+        except (AccountRefused, MetersMixed) as error:
+            return None, 0, str(error)
 
     def _counted(
         self, customer: str, spans: Sequence[Span], step: dt.timedelta

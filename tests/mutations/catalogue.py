@@ -1458,6 +1458,20 @@ MISTAKES: tuple[Mistake, ...] = (
         ),
     ),
     Mistake(
+        "whom the sink does not know passes for compared, although something was sent",
+        "aggregator/reconciliation/drift_finder.py",
+        "accepted = any(line.events for line in lines)",
+        "accepted = False",
+        ("tests/postgres/test_drift.py::test_a_customer_whom_the_sink_does_not_know_is_left_unchecked",),
+    ),
+    Mistake(
+        "whom the sink need not know yet counts as not compared",
+        "aggregator/reconciliation/drift_finder.py",
+        "accepted = any(line.events for line in lines)",
+        "accepted = True",
+        ("tests/postgres/test_drift.py::test_a_customer_whom_the_sink_need_not_know_yet_is_checked",),
+    ),
+    Mistake(
         "what is carried is called billed",
         "aggregator/reconciliation/drift_finder.py",
         "carried, whose = subtract(read, planned), asked.lines[0].customer",

@@ -252,6 +252,19 @@ def test_a_customer_whom_the_sink_does_not_know_is_left_unchecked(three: Compare
     assert summary.unasked == ["There is no customer cus_b."]
 
 
+def test_a_customer_whom_the_sink_need_not_know_yet_is_checked(three: Compared) -> None:
+    """It has accepted nothing of that one, so there is nothing of which it could say otherwise."""
+    three.world.source.use("cus_later", START + 40 * HOUR, 5)
+    three.world.collect()
+    three.sink.unknown.add("cus_later")
+    [found], summary = three.compare()
+    assert (found.place.customer, [each.cause for each in found.differences]) == (
+        "cus_later",
+        [Cause.PENDING],
+    )
+    assert summary.unasked == []
+
+
 @pytest.mark.usefixtures("says_what_changed")
 def test_nothing_is_missing_while_totals_are_late(three: Compared) -> None:
     """Events stay as they are, whatever the totals lack; a repair does nothing."""

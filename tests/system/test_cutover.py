@@ -156,6 +156,11 @@ def test_the_page_leads_from_stripe_to_metronome(follower: Follower) -> None:
         "backfill", "--from", f"{follower.begins:%Y-%m-%d}", "--to", f"{turn + 2 * DAY:%Y-%m-%d}"
     )
     assert follower.command("run", "--once").code == 0
+    compared = follower.command("reconcile")  # cus_bob is not at Metronome yet, and need not be
+    assert (compared.code, "source = ledger = sinks for 2 customers and 1 meter: yes" in compared.out) == (
+        0,
+        True,
+    ), compared.said
 
     report = follower.follow(next(steps))  # 5.
     assert report is not None
