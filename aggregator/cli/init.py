@@ -105,7 +105,7 @@ def init(
         for what, name in {"metric": metric, **chosen.columns()}.items():
             if name is not None:
                 raise UsageError(_of_what(what))
-        config_path.write_text(starter())
+        config_path.write_text(starter(start_at=_this_month()))
         say(f"Wrote {config_path}. Edit it, then run `aggregator check`.")
         return
     config_path.write_text(text)

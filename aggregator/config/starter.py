@@ -52,6 +52,9 @@ meters:
 METER = _TEXT.index("  api_requests:")
 """Where the meters begin."""
 
+BEGINS = "start_at: 2026-11-01T00:00Z"
+"""When the example begins, in words that are as long as any other such time."""
+
 WINDOWS = {
     ("postgresql", "instant"): "date_trunc('{unit}', {when})",
     ("postgresql", "local"): "date_trunc('{unit}', {when})",
@@ -87,13 +90,21 @@ class Reads(NamedTuple):
     daily: bool = False
 
 
-def starter(schema: str | None = None, meter: str | None = None, timezone: str | None = None) -> str:
+def starter(
+    schema: str | None = None,
+    meter: str | None = None,
+    timezone: str | None = None,
+    start_at: dt.datetime | None = None,
+) -> str:
     """Return a commented configuration to start from.
 
     `schema` is where the JSON Schema lies, as seen from the file; with it, editors complete keys and explain them.
-    `meter` is the block of a meter, in place of the example, and `timezone` what its source is declared to hold.
+    `meter` is the block of a meter, in place of the example, and `timezone` what its source is declared to hold. `start_at`
+    is when the example begins.
     """
     text = _TEXT if meter is None else _TEXT[:METER] + meter
+    if meter is None and start_at is not None:
+        text = text.replace(BEGINS, f"start_at: {start_at:%Y-%m-%dT%H:%MZ}", 1)
     if timezone is not None:
         zone = f"    timezone: {timezone}                 # instants without a time zone; what they hold is {timezone}\n"
         text = text.replace("    # url_file:", f"{zone}    # url_file:", 1)

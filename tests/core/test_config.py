@@ -607,6 +607,13 @@ def test_the_starter_is_right(tmp_path: Path) -> None:
     )
 
 
+def test_the_starter_begins_when_it_is_told_to() -> None:
+    """Nothing else differs: a fixed day would have people bill months that nobody meant, or that Stripe no longer takes."""
+    begun = starter(start_at=dt.datetime(2027, 3, 1, tzinfo=dt.UTC))
+    assert "    start_at: 2027-03-01T00:00Z   # nothing before" in begun
+    assert begun.replace("2027-03-01", "2026-11-01") == starter()
+
+
 def test_the_starter_can_name_its_schema() -> None:
     """The line that makes an editor complete keys comes first, when asked for."""
     assert starter("x.json").startswith("# yaml-language-server: $schema=x.json\n")

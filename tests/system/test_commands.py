@@ -6,6 +6,7 @@ That none of them ever shows a traceback is asserted by `World.run`.
 import json
 import os
 import pty
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from aggregator.runtime.clock import utcnow
 from tests.system.harness import COMMAND_SECONDS, METER, Ran, Sandbox, World, environment, sandbox_process
 
 NOWHERE = "postgresql://nobody@127.0.0.1:1/nothing?connect_timeout=2"
@@ -240,9 +242,12 @@ def test_preview_says_what_stays_a_fraction_and_what_belongs_to_nobody(world: Wo
 
 def test_init_writes_a_starter_once(world: World) -> None:
     """Never over an existing file; what it writes says which variables are missing when it is checked."""
+    before = utcnow()
     ran = world.run("init", "--config", "new.yaml")
     assert ran.code == 0
-    assert Path(world.directory / "new.yaml").exists()
+    begins = re.search(r"start_at: (\S+)", Path(world.directory / "new.yaml").read_text())
+    assert begins is not None
+    assert begins[1] in {f"{now:%Y-%m}-01T00:00Z" for now in (before, utcnow())}
     assert "exists already" in only_complaint(world.run("init", "--config", "new.yaml"), 2)
     unset = world.run("check", "--config", "new.yaml")
     assert unset.code == 2
