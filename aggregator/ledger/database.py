@@ -484,6 +484,11 @@ def migrate(url: str) -> None:
                 f"The ledger is at revision {error.__cause__.argument}, which this version does not know: install the "
                 "version that made it, or, if that was never released, begin a new ledger in another database."
             ) from error
+        if isinstance(error.__cause__, pg.InsufficientPrivilege):
+            raise LedgerError(
+                f"The ledger cannot be migrated by this role: {error_text(error.__cause__, url)}; run `aggregator migrate` "
+                "as the role that owns the ledger (docs/roles.md)."
+            ) from error
         raise LedgerError(f"The ledger cannot be migrated: {error_text(error, url)}") from error
     finally:
         engine.dispose()

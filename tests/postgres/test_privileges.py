@@ -8,8 +8,10 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from aggregator.ledger.database import Database
+from aggregator.errors import LedgerError
+from aggregator.ledger.database import Database, migrate
 from aggregator.ledger.privileges import Difference, Kind, Names, differences, roles_sql, tables_sql
+from tests.postgres.servers import as_role
 
 pytestmark = pytest.mark.direct
 
@@ -66,6 +68,14 @@ def test_of_roles_as_printed_there_is_nothing_to_say(
     assert said() == [Difference(names.daemon, Kind.DAEMON, False, "truncate on table event")]
     run(tables_sql(names))
     assert said() == []
+
+
+def test_who_may_not_migrate_is_told_who_may(run: Run, names: Names, ledger_url: str) -> None:
+    """In the server's words and ours, without those of a library."""
+    run("update aggregator.alembic_version set version_num = '0000'")
+    said = "cannot be migrated by this role: permission denied for .*; run `aggregator migrate` as the role that owns"
+    with pytest.raises(LedgerError, match=said):
+        migrate(as_role(ledger_url, names.daemon))
 
 
 @pytest.mark.parametrize(
