@@ -5,6 +5,7 @@ privileges      what each role of its database may do
 clock, waits    the clock that everything is stamped by, and transactions that take longer than they should
 identity        whether this is the ledger that it was
 meters, feeds   who a meter is, its mark, and who may write for it now; and on what terms it feeds each sink
+silent_holder   who holds a meter in silence, and is ended
 customers       mappings from keys to billing customers, what each key had before, and what waits for a customer
 customer_names  customers by the beginning of their names, for shells
 cutovers        since when a customer is billed by another sink

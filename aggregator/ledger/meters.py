@@ -6,8 +6,7 @@ Rules
 - A meter that is defined anew is read by the new definition from its first unread window on. The way it is read changes only
   while nothing of it is on the books.
 - Leases are timed by the ledger's own clock, since the hosts' clocks differ.
-- A holder whose lease has run out, and whose session waits for a client that has been silent for long, is ended: it is
-  paused, or gone without a word, and would hold the meter for as long as it sleeps.
+- A holder whose lease has run out, and whose session waits for a client that has been silent for long, is ended.
 """
 
 import datetime as dt
@@ -26,7 +25,7 @@ from aggregator.core.model import EPOCH, Definition, Differing, Meter
 from aggregator.core.renaming import Memory, report_read
 from aggregator.errors import LeaseLost, LedgerError, MeterRefused
 from aggregator.ledger import feeds as lines
-from aggregator.ledger import meter_names
+from aggregator.ledger import meter_names, silent_holder
 from aggregator.ledger.database import Connection, Database, Part
 from aggregator.ledger.feeds import LOCK_MARK, Feed, as_it_is, fed_until
 from aggregator.ledger.passes import silence, silent_customers, touched
@@ -86,38 +85,6 @@ update aggregator.meter
                 and (lease_until is null or lease_until <= clock_timestamp())
                 for update skip locked)
 returning epoch, mark, reread_from, swept, seen_until, clock_timestamp(), hourly_at, daily_at, waits_for
-"""
-
-HOLDERS = 0x61676772
-"""Which advisory locks say what session is committing a pass, by meter: `aggr` in ASCII."""
-
-SILENT_SECONDS = 60.0
-"""How long the server must have waited for a client in one statement. Each sends or fetches one batch: seconds at most."""
-
-END_SECONDS = 5.0
-"""How long a session is waited for that was told to end."""
-
-# What a session of another role does is hidden: then it is null.
-SILENT_HOLDERS = """
-select activity.pid, activity.usename::text, coalesce(activity.client_addr::text, 'this machine'), activity.xact_start,
-       case when activity.query_start is not null
-            then coalesce(activity.wait_event, '') in ('ClientRead', 'ClientWrite')
-                 and activity.query_start < clock_timestamp() - %(silent)s * interval '1 s' end,
-       pg_has_role(activity.usesysid, 'MEMBER')
-  from pg_locks as held
-  join pg_stat_activity as activity using (pid)
-  join aggregator.meter on meter.id = %(meter_id)s
- where held.locktype = 'advisory' and held.granted and held.objsubid = 2
-   and held.classid = %(class)s and held.objid = %(meter_id)s
-   and held.database = (select oid from pg_database where datname = current_database())
-   and meter.lease_until <= clock_timestamp()
-"""
-
-# The very transaction that was found: behind a pooler the session may serve somebody else by now.
-END_HOLDER = """
-select pg_terminate_backend(pid, %(patience)s) from pg_stat_activity
- where pid = %(pid)s and xact_start = %(xact_start)s and wait_event in ('ClientRead', 'ClientWrite')
-   and query_start < clock_timestamp() - %(silent)s * interval '1 s'
 """
 
 DOUBTFUL = "select window_start from aggregator.doubtful_window where meter_id = %(meter_id)s"
@@ -314,7 +281,7 @@ class Meters(Part):
             }
             row, took_from = connection.execute(ACQUIRE, mine).fetchone(), None
             if row is None:
-                took_from = end_silent(connection, registered)
+                took_from = silent_holder.end(connection, registered.id, registered.meter.name)
                 row = connection.execute(ACQUIRE, mine).fetchone() if took_from else None
             if row is None:
                 _check_name(connection, registered)
@@ -448,26 +415,6 @@ class Meters(Part):
         """
         row = self._row(RELEASE, {**lease.key, "left_as": left_as})
         return None if row is None else Left._make(row)
-
-
-def end_silent(connection: Connection, registered: Registered) -> str | None:
-    """End the session that holds a meter although its lease has run out and its client is silent; say whose it was.
-
-    None if there is none. Raises LeaseLost, saying who it is, if this role may not end it.
-    """
-    values = {"class": HOLDERS, "meter_id": registered.id, "silent": SILENT_SECONDS}
-    for pid, role, client, xact_start, silent, may in connection.execute(SILENT_HOLDERS, values).fetchall():
-        who = f"session {pid} of role {role} from {client}, in a transaction since {xact_start or 'an unknown time'}"
-        if silent is None or (silent and not may):
-            raise LeaseLost(
-                f"Meter {registered.meter.name} is held by {who}. Its lease has run out, and this role may not see what it "
-                "does, or not end it. If that process is stuck, end it, or say `select "
-                f"pg_terminate_backend({pid})` as its role."
-            )
-        values |= {"pid": pid, "xact_start": xact_start, "patience": int(END_SECONDS * 1_000)}
-        if silent and connection.execute(END_HOLDER, values).fetchone() == (True,):
-            return who
-    return None
 
 
 class _Looked(Exception):

@@ -818,7 +818,7 @@ MISTAKES: tuple[Mistake, ...] = (
     ),
     Mistake(
         "a holder is ended before its lease has run out",
-        "aggregator/ledger/meters.py",
+        "aggregator/ledger/silent_holder.py",
         '   and meter.lease_until <= clock_timestamp()\n"""\n\n# The very',
         '"""\n\n# The very',
         ("tests/postgres/test_silent_holder.py::test_who_has_its_lease_is_not_ended_however_silent",),

@@ -112,7 +112,7 @@ def test_who_sleeps_while_the_result_is_written_is_ended(
         expired = "select lease_until < clock_timestamp() from aggregator.meter"
         until(lambda: bool(world.one(expired)))
         assert world.collect().busy, "it may be slow, and not silent"
-        monkeypatch.setattr("aggregator.ledger.meters.SILENT_SECONDS", 0.1)
+        monkeypatch.setattr("aggregator.ledger.silent_holder.SILENT_SECONDS", 0.1)
         results: list[Collected] = []
 
         def taken() -> bool:
@@ -135,7 +135,7 @@ def test_who_has_its_lease_is_not_ended_however_silent(
     with sleeping("result", ledger_url, lease=3_600) as sleeper, Database(ledger_url) as database:
         world = World(database)
         world.at(2)
-        monkeypatch.setattr("aggregator.ledger.meters.SILENT_SECONDS", 0.0)
+        monkeypatch.setattr("aggregator.ledger.silent_holder.SILENT_SECONDS", 0.0)
         silent = (
             "select exists (select from pg_stat_activity where wait_event = 'ClientRead' and query ~ '^copy')"
         )
@@ -150,7 +150,7 @@ def test_who_may_not_be_ended_is_named(
     ledger_url: str, plain_role_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A role that is no member of the sleeper's can neither see nor end it: a person is told which session it is."""
-    monkeypatch.setattr("aggregator.ledger.meters.SILENT_SECONDS", 0.1)
+    monkeypatch.setattr("aggregator.ledger.silent_holder.SILENT_SECONDS", 0.1)
     with sleeping("result", ledger_url), Database(plain_role_url) as database:
         world = World(database)
         until(lambda: bool(world.one("select lease_until < clock_timestamp() from aggregator.meter")))

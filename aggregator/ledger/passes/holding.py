@@ -5,7 +5,8 @@ import datetime as dt
 from aggregator.errors import LeaseLost, LedgerStopped
 from aggregator.ledger.database import Connection
 from aggregator.ledger.identity import LedgerIdentity
-from aggregator.ledger.meters import HOLDERS, Lease
+from aggregator.ledger.meters import Lease
+from aggregator.ledger.silent_holder import HOLDERS
 
 # Nobody waits for it: it comes after the row's lock, and only says whose that is.
 SAY_WHO_HOLDS = "select pg_advisory_xact_lock(%(class)s, %(meter_id)s)"

@@ -5,7 +5,7 @@ Rules
 - The readings are brought over first, and then the meter's row is locked and the epoch compared: whoever lost the lease
   commits nothing, and whoever is paused while bringing much over holds nobody up.
 - No time limit of the server ends a COPY whose client is silent. So a holder says by an advisory lock which session it is,
-  and whoever finds its lease run out, and that session waiting for its client, ends it (`meters.end_silent`).
+  and whoever finds its lease run out, and that session waiting for its client, ends it (`silent_holder`).
 - Slots, events, carries, unmapped rows, the mark and the record of the pass go together. Nothing is sent from here.
 - A window that loses too much at once is believed at the second reading: until then decreases are held, and the mark stays.
   The increases of one that is swollen are held, and the mark goes on.
