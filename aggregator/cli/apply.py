@@ -33,7 +33,7 @@ def apply(config_path: Path, *, plan: Path, recheck: bool, reason: str | None, a
     What is compared is the configuration, the ledger, and the definitions, settings and sinks that hold there. If any of
     it has changed, that is named, nothing is applied, and the exit code is 1.
     """
-    from aggregator.config.changes import settings_of
+    from aggregator.config.changes import blocks_of, settings_of
     from aggregator.ledger.review.decisions import Decider
     from aggregator.plan.document import in_ledger
     from aggregator.wiring.app import open_ledger
@@ -58,7 +58,8 @@ def apply(config_path: Path, *, plan: Path, recheck: bool, reason: str | None, a
             refuse(list(in_ledger(planned, in_force(state))), written)
 
         who = somebody()
-        done = ledger.applying.apply(meters, settings_of(config.meters), Decider(who, reason), check)
+        settings, blocks = settings_of(config.meters), blocks_of(config)
+        done = ledger.applying.apply(meters, settings, blocks, Decider(who, reason), check)
         changes = changes_of(config, done)
     answer(
         {"applied": True, "changes": len(changes), "by": who, "reason": reason},

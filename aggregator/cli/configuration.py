@@ -29,17 +29,19 @@ class ConfigurationShown(NamedTuple):
         defined_since: Mapping[str, dt.datetime],
     ) -> Self:
         """Compare what is in force with what it was before, and with the files."""
-        from aggregator.config.changes import changed_settings, settings_of
+        from aggregator.config.changes import blocks_of, changed_configuration, settings_of
 
         if in_force is None:
             return cls(None, [], [], defined_since)
-        changed = list(changed_settings(before.meters, in_force.meters)) if before else []
-        return cls(
-            in_force,
-            changed,
-            list(changed_settings(in_force.meters, settings_of(config.meters))),
-            defined_since,
+        changed = (
+            changed_configuration(before.meters, in_force.meters, before.blocks, in_force.blocks)
+            if before
+            else []
         )
+        not_yet = changed_configuration(
+            in_force.meters, settings_of(config.meters), in_force.blocks, blocks_of(config)
+        )
+        return cls(in_force, changed, not_yet, defined_since)
 
     def lines(self) -> Iterator[str]:
         """Say it for people."""

@@ -161,6 +161,8 @@ def changed_lines(made: "Plan") -> Iterator[str]:
             before = change.what, change.name
             yield f"{change.what} {change.name}"
         yield f"  {change.text}; holds {change.holds}"
+        if change.means:
+            yield f"    {change.means}"
         yield from (f"    {line}" for line in change.query_lines())
 
 

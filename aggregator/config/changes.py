@@ -3,22 +3,24 @@
 Rules
 - A setting is its key and its value as the file would have it, so that a person knows it again. Nothing here is secret.
 - What decides a meter's numbers, its query and its windows, holds from a window on; everything else holds at once.
-- Of sources, sinks and mappings a secret is compared and never shown, nor is a digest made of it.
+- Of sources, sinks and mappings a secret is compared and never shown or kept, nor is a digest made of it.
 """
 
 import datetime as dt
 import hashlib
 import json
+import re
 from collections.abc import Iterator, Mapping
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import NamedTuple
+from urllib.parse import parse_qs
 
 from pydantic import SecretStr
 
 from aggregator.config.block import Block
 from aggregator.config.durations import format_duration
 from aggregator.config.meter import Meter
-from aggregator.config.models import Config
+from aggregator.config.models import Config, Source
 from aggregator.config.query import normalised_query
 from aggregator.config.values import iso
 from aggregator.runtime.redact import HIDDEN, redacted
@@ -87,21 +89,41 @@ def changed_blocks(old: Mapping[str, Block], new: Mapping[str, Block]) -> Iterat
                 yield ChangedSetting(name, key, _shown(before.get(key)), _shown(after.get(key)))
 
 
-def digests(config: Config) -> dict[str, str]:
-    """Return a digest of each block of a configuration that decides what is billed, and where; no secret is in it."""
-    found = {f"meter {name}": _digest(settings) for name, settings in settings_of(config.meters).items()}
+def blocks_of(config: Config) -> dict[str, dict[str, str]]:
+    """Return the settings of all sources, sinks and mappings, such as `sink stripe`, as they can be kept and compared.
+
+    No secret is in them: of a URL they have the kind of database, its host and its name.
+    """
     kinds: dict[str, Mapping[str, Block]] = {
         "source": config.sources,
         "sink": config.sinks,
         "mapping": config.customers,
     }
-    for kind, blocks in kinds.items():
-        for name, block in blocks.items():
-            found[f"{kind} {name}"] = _digest({key: _shown(value) for key, value in _leaves(block)})
-    return found
+    return {
+        f"{kind} {name}": {key: _as_shown(value) for key, value in _leaves(block)}
+        for kind, blocks in kinds.items()
+        for name, block in sorted(blocks.items())
+    }
 
 
-def _digest(settings: Mapping[str, str | None]) -> str:
+def changed_configuration(
+    old: Mapping[str, Settings],
+    new: Mapping[str, Settings],
+    old_blocks: Mapping[str, Settings],
+    new_blocks: Mapping[str, Settings],
+) -> list[ChangedSetting]:
+    """Return in what two configurations differ, as they are kept: meters, and blocks where both are known."""
+    changed = list(changed_settings(old, new))
+    return [*changed, *changed_settings(old_blocks, new_blocks)] if old_blocks else changed
+
+
+def digests(config: Config) -> dict[str, str]:
+    """Return a digest of each block of a configuration that decides what is billed, and where; no secret is in it."""
+    meters = {f"meter {name}": settings for name, settings in settings_of(config.meters).items()}
+    return {name: _digest(settings) for name, settings in (meters | blocks_of(config)).items()}
+
+
+def _digest(settings: Mapping[str, str]) -> str:
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
 
@@ -113,10 +135,40 @@ def _leaves(block: Block, within: str = "") -> Iterator[tuple[str, object]]:
             yield from _leaves(value, f"{key}.")
         elif value is not None:
             yield key, value
+            if isinstance(block, Source) and name == "url":
+                yield from _place(block.url_revealed())
+
+
+URL = re.compile(
+    r"(?P<kind>[\w+.-]+)://(?:[^:/@]*(?::[^@]*)?@)?(?P<hosts>[^/?#@]*)(?:/(?P<database>[^?@]*))?(?:\?(?P<more>[^@]*))?"
+)
+"""A URL with one @ at most: whoever has more of them in it has a password that is not written as one has to."""
+
+
+def _place(url: str) -> Iterator[tuple[str, str]]:
+    """Yield what of a URL says which database it names; nothing of one that might be read otherwise."""
+    found = URL.fullmatch(url)
+    if found is None:
+        return
+    database = found["database"] or ""
+    if found["kind"].startswith(("sqlite", "duckdb")):  # a path, which each host may have elsewhere
+        database = PurePath(database).name
+    named = parse_qs(found["more"] or "").get("host", [""])
+    for key, said in (
+        ("kind", found["kind"]),
+        ("host", found["hosts"] or ",".join(named)),
+        ("database", database),
+    ):
+        if said:
+            yield f"url.{key}", said
 
 
 def _shown(value: object) -> str | None:
-    return None if value is None else redacted(_said(value), ())
+    return None if value is None else _as_shown(value)
+
+
+def _as_shown(value: object) -> str:
+    return redacted(_said(value), ())
 
 
 def _settings(meter: Meter) -> dict[str, str]:

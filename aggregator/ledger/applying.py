@@ -37,8 +37,8 @@ select meter.name, sink.name, feed.since, feed.until, feed.shadow
 """
 
 NOTE_APPLIED = """
-insert into aggregator.configuration (host, process, meters, applied_by, reason)
-values (%(host)s, %(process)s, %(meters)s::jsonb, %(who)s, %(reason)s)
+insert into aggregator.configuration (host, process, meters, blocks, applied_by, reason)
+values (%(host)s, %(process)s, %(meters)s::jsonb, %(blocks)s::jsonb, %(who)s, %(reason)s)
 """
 
 
@@ -68,6 +68,11 @@ class LedgerState(NamedTuple):
         """The settings in force."""
         return self.configuration.meters if self.configuration else {}
 
+    @property
+    def blocks(self) -> Settings:
+        """Those of sources, sinks and mappings; empty where they are not known."""
+        return self.configuration.blocks if self.configuration else {}
+
 
 class Looked(NamedTuple):
     """What registering some meters would make of a ledger."""
@@ -93,6 +98,7 @@ class Applying(Part):
         self,
         meters: Sequence[Meter],
         settings: Settings,
+        blocks: Settings,
         decider: Decider,
         check: Callable[[LedgerState], None],
     ) -> Looked:
@@ -104,6 +110,7 @@ class Applying(Part):
             "host": socket.gethostname(),
             "process": os.getpid(),
             "meters": json.dumps(settings),
+            "blocks": json.dumps(blocks),
             "who": storable(decider.who)[:LONGEST_REASON],
             "reason": storable(decider.reason or "").strip()[:LONGEST_REASON] or None,
         }

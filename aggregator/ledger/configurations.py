@@ -14,13 +14,15 @@ Meters = Mapping[str, Mapping[str, str]]
 
 # Two processes that load the same thing at the same time may both write it down: it is the same thing.
 NOTE = """
-insert into aggregator.configuration (host, process, meters)
-select %(host)s, %(process)s, %(meters)s::jsonb
- where (select meters from aggregator.configuration order by id desc limit 1) is distinct from %(meters)s::jsonb
+insert into aggregator.configuration (host, process, meters, blocks)
+select %(host)s, %(process)s, %(meters)s::jsonb, %(blocks)s::jsonb
+ where not exists (
+    select from (select meters, blocks from aggregator.configuration order by id desc limit 1) as latest
+     where latest.meters = %(meters)s::jsonb and latest.blocks = %(blocks)s::jsonb)
 """
 
 LATEST = """
-select loaded_at, host, process, meters, applied_by, reason from aggregator.configuration order by id desc limit 2
+select loaded_at, host, process, meters, applied_by, reason, blocks from aggregator.configuration order by id desc limit 2
 """
 
 # A meter's first definition holds since the epoch: for ever.
@@ -32,7 +34,7 @@ select meter.name, max(definition.since)
 
 
 class Configuration(NamedTuple):
-    """One configuration of the meters, as a process took it over: the settings of each by key."""
+    """One configuration, as a process took it over: the settings of each meter by key."""
 
     loaded_at: dt.datetime
     host: str
@@ -41,6 +43,8 @@ class Configuration(NamedTuple):
     applied_by: str | None = None
     """Who applied a plan of it; None where a process took it over by itself when it started."""
     reason: str | None = None
+    blocks: Mapping[str, Mapping[str, str]] = {}
+    """The settings of each source, sink and mapping, such as `sink stripe`, secrets apart; empty where nobody noted them."""
 
     def describe(self) -> str:
         """Say by whom it holds."""
@@ -52,9 +56,17 @@ class Configuration(NamedTuple):
 class Configurations(Part):
     """The verbs about configurations."""
 
-    def note(self, meters: Meters) -> None:
-        """Write down that this process works by these settings, unless the last one that was written down said the same."""
-        values = {"host": socket.gethostname(), "process": os.getpid(), "meters": json.dumps(meters)}
+    def note(self, meters: Meters, blocks: Meters) -> None:
+        """Write down that this process works by these settings, unless the last one that was written down said the same.
+
+        `blocks` are those of sources, sinks and mappings. No secret may be in them.
+        """
+        values = {
+            "host": socket.gethostname(),
+            "process": os.getpid(),
+            "meters": json.dumps(meters),
+            "blocks": json.dumps(blocks),
+        }
         self._run(NOTE, values)
 
     def latest(self) -> tuple[Configuration | None, Configuration | None]:

@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 from aggregator.config.changes import ChangedSetting, Settings, changed_settings
 from aggregator.core.shown import shown
+from aggregator.plan.meaning import meaning
 
 
 class Kind(StrEnum):
@@ -50,6 +51,8 @@ class Change(NamedTuple):
     from_a_window: bool = False
     holds_from: dt.datetime | None = None
     """The first window for which it would hold if it were applied now; None where nobody was asked, or it holds at once."""
+    means: str = ""
+    """What it means for what is billed, of a block that is no meter."""
 
     @property
     def holds(self) -> str:
@@ -117,7 +120,19 @@ def _of_block(what: str, each: ChangedSetting) -> Change:
     if not each.key:
         kind, text = (Kind.NEW, "is new") if each.old is None else (Kind.REMOVED, "is taken away")
         return Change(what, each.meter, kind, text)
-    return Change(what, each.meter, Kind.SETTING, _value(each), each.key, each.old, each.new)
+    text, means = _value(each), meaning(what, each.key)
+    return Change(what, each.meter, Kind.SETTING, text, each.key, each.old, each.new, means=means)
+
+
+def kept_blocks_changes(old: Mapping[str, Settings], new: Mapping[str, Settings]) -> list[Change]:
+    """Return the same of all blocks as they are kept, each called such as `sink stripe`; none where none were kept."""
+    changed = changed_settings(old, new) if old else ()
+    named = [(each.meter.partition(" "), each) for each in changed]
+    return [
+        change
+        for (what, _, name), each in named
+        for change in block_changes(what, [each._replace(meter=name)])
+    ]
 
 
 def _of_setting(

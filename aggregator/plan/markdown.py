@@ -60,7 +60,8 @@ def heading(span: Span) -> str:
 
 
 def _row(change: Change) -> list[str]:
-    return [f"{change.what} {code(change.name)}", _prose(change.text), change.holds]
+    said = f"{change.text}: {change.means}" if change.means else change.text
+    return [f"{change.what} {code(change.name)}", _prose(said), change.holds]
 
 
 def _figures(plan: Plan) -> Iterator[str]:

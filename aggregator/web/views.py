@@ -7,7 +7,7 @@ from itertools import islice
 from typing import NamedTuple, TypeVar
 
 from aggregator.collection.usage import Question, ask
-from aggregator.config.changes import changed_settings, settings_of
+from aggregator.config.changes import blocks_of, changed_configuration, settings_of
 from aggregator.core.lateness import in_time
 from aggregator.core.model import Span
 from aggregator.core.usage import By, Line, Usage, sum_of
@@ -355,8 +355,12 @@ def configuration(backend: Backend, asked: Asked) -> Page:
     here = settings_of(backend.config.meters)
     values = {
         "in_force": in_force,
-        "changed": list(changed_settings(before.meters, in_force.meters)) if in_force and before else [],
-        "not_yet": list(changed_settings(in_force.meters, here)) if in_force else [],
+        "changed": changed_configuration(before.meters, in_force.meters, before.blocks, in_force.blocks)
+        if in_force and before
+        else [],
+        "not_yet": changed_configuration(in_force.meters, here, in_force.blocks, blocks_of(backend.config))
+        if in_force
+        else [],
         "since": backend.ledger.configurations.defined_since(),
         "meters": sorted((in_force.meters if in_force else here).items()),
         "now": asked.now,

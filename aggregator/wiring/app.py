@@ -21,7 +21,7 @@ from aggregator.collection.sampled import SampledSource
 from aggregator.collection.usage import MeterSource
 from aggregator.config import Config, FileSink, S3Sink, changed_of, fingerprint
 from aggregator.config import Meter as ConfiguredMeter
-from aggregator.config.changes import settings_of
+from aggregator.config.changes import blocks_of, settings_of
 from aggregator.config.rotated import url_now
 from aggregator.config.sampling import sampling_of
 from aggregator.core import age_limits
@@ -431,7 +431,7 @@ def build(
             registered, looked = ledger.meters.look(meters)
         else:
             registered, looked = dict(ledger.meters.register(meters)), {}
-            ledger.configurations.note(settings_of(config.meters))
+            ledger.configurations.note(settings_of(config.meters), blocks_of(config))
             if config.imports:
                 listeners = {key: ledger.origins.listener(key) for key in sorted(notification_clients)}
             for key, account in accounts.items():  # a sink that is new to the ledger was not known before

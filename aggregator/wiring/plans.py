@@ -9,7 +9,7 @@ from decimal import Decimal
 from aggregator.collection.sampled import KeptSamples
 from aggregator.config import Config
 from aggregator.config import Meter as ConfiguredMeter
-from aggregator.config.changes import Settings, changed_blocks, digests, settings_of
+from aggregator.config.changes import Settings, blocks_of, changed_blocks, digests, settings_of
 from aggregator.config.deltas import Deltas
 from aggregator.config.query import normalised_query
 from aggregator.core import windows
@@ -18,7 +18,7 @@ from aggregator.core.model import Definition, Meter, Reading, Span
 from aggregator.errors import SourceError
 from aggregator.ledger.applying import LedgerState, Looked
 from aggregator.ledger.ledger import Ledger
-from aggregator.plan.changes import Change, Known, block_changes, meter_changes
+from aggregator.plan.changes import Change, Known, block_changes, kept_blocks_changes, meter_changes
 from aggregator.plan.document import Basis, Digests, InForce, Plan, digest
 from aggregator.plan.reading import SAMPLED, ByCursor, HowRead, MeterFigures, read_both
 from aggregator.source import Source
@@ -99,6 +99,8 @@ def in_force(state: LedgerState) -> InForce:
         things[f"the sinks of meter {name}"] = digest(meter.feeds)
     for name, settings in state.settings.items():
         things[f"the settings of meter {name}"] = digest(settings)
+    for block, settings in state.blocks.items():
+        things[f"the settings of {block}"] = digest(settings)
     return InForce(state.ledger_id, state.generation, things)
 
 
@@ -126,7 +128,8 @@ def changes_of(config: Config, looked: Looked) -> list[Change]:
         fed_from |= {(name, feed.sink): feed.since for feed in registered.feeds if feed.sink not in fed}
     marks = {name: each.mark for name, each in state.memory.meters.items()}
     known_of = Known(looked.renamed, begins, fed_from, marks, frozenset(redefined))
-    return _of_its_sinks(config, meter_changes(state.settings, settings_of(config.meters), known_of))
+    found = meter_changes(state.settings, settings_of(config.meters), known_of)
+    return _of_its_sinks(config, found) + kept_blocks_changes(state.blocks, blocks_of(config))
 
 
 def _of_its_sinks(config: Config, changes: Sequence[Change]) -> list[Change]:
@@ -151,13 +154,14 @@ Sides = Mapping[str, tuple[HowRead | None, HowRead | None]]
 def sides(config: Config, looked: Looked) -> Sides:
     """Return the meters that would bill something else, or elsewhere."""
     found: dict[str, tuple[HowRead | None, HowRead | None]] = {}
-    settings = looked.state.settings
+    settings, blocks = looked.state.settings, blocks_of(config)
     for name, meter in config.meters.items():
         former = _former(looked, name)
-        new = _how(looked.registered[name].meter, meter)
+        new = _how(looked.registered[name].meter, meter, blocks)
         old = _how_now(looked.state, former, settings[former]) if former in settings else None
-        if old is not None and _has_begun(looked.state, former):
-            new = _goes_on(old, new)
+        if old is not None:
+            new = _goes_on(old, new) if _has_begun(looked.state, former) else new
+            new = new if old.place else new._replace(place="")
         if old != new:
             found[name] = (old, new)
     gone = settings.keys() - looked.renamed.keys() - config.meters.keys()
@@ -187,7 +191,14 @@ def _by_cursor(settings: Settings) -> ByCursor | None:
     return ByCursor(deltas.start_after, None if query is None else normalised_query(query))
 
 
-def _how(meter: Meter, configured: ConfiguredMeter) -> HowRead:
+def _place(source: str, blocks: Mapping[str, Settings]) -> str:
+    """Return which database a source is, in words; empty if that is not known."""
+    block = blocks.get(f"source {source}", {})
+    named = [block[key] for key in ("url.database", "url.host") if key in block]
+    return f"{' at '.join(named)} ({block['url.kind']})" if "url.kind" in block else ""
+
+
+def _how(meter: Meter, configured: ConfiguredMeter, blocks: Mapping[str, Settings]) -> HowRead:
     [settings] = settings_of({meter.name: configured}).values()
     return HowRead(
         meter.source,
@@ -200,6 +211,7 @@ def _how(meter: Meter, configured: ConfiguredMeter) -> HowRead:
         meter.read,
         _billed_by([each.model_dump(include={"sink", "shadow"}) for each in configured.feeds]),
         _by_cursor(settings),
+        _place(meter.source, blocks),
     )
 
 
@@ -220,6 +232,7 @@ def _how_now(state: LedgerState, name: str, settings: Settings) -> HowRead | Non
         known.read,
         _billed_by(json.loads(settings.get("sinks", "[]"))),
         _by_cursor(settings),
+        _place(settings["source"], state.blocks),
     )
 
 

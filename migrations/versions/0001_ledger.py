@@ -64,11 +64,14 @@ create table aggregator.configuration (
     host      text not null,
     process   integer not null,
     meters    jsonb not null,
+    blocks    jsonb not null default '{}',
     applied_by text check (applied_by <> ''),
     reason    text check (reason <> '')
 );
 comment on table aggregator.configuration is
-    'Each configuration of the meters that a process took over, if it differs; or that a person applied, and why.';
+    'Each configuration that a process took over, if it differs; or that a person applied, and why.';
+comment on column aggregator.configuration.blocks is
+    'The settings of sources, sinks and mappings, without any secret.';
 """
 
 # How far each meter is, by which definition each stretch of time is read, and who reads it just now.

@@ -13,11 +13,19 @@ from click.testing import CliRunner, Result
 
 from aggregator.cli import cli
 from aggregator.cli.exit_codes import ExitCode
+from aggregator.config import Config
+from aggregator.config.changes import blocks_of
+from aggregator.config.customers import CustomerMapping
+from aggregator.config.file_sinks import CsvSink, DirectorySink, S3Sink
+from aggregator.config.models import Source as ConfiguredSource
+from aggregator.config.models import StripeSink
+from aggregator.config.sinks import MetronomeSink
 from aggregator.core.model import EPOCH, Definition, Reading, Span
 from aggregator.errors import SourceError, UsageError
 from aggregator.plan import document, markdown
 from aggregator.plan.changes import Change, Kind, Known, meter_changes
 from aggregator.plan.document import Basis, InForce, Plan, UnusablePlan, differences
+from aggregator.plan.meaning import MEANINGS
 from aggregator.plan.reading import ByCursor, HowRead, MeterFigures, read_both
 from aggregator.plan.usage import TooMany, Usage, compared
 from aggregator.source import Source
@@ -95,6 +103,50 @@ def test_nothing_is_said_of_what_stays() -> None:
         "definition requests the ledger has another definition than was configured; "
         "from the first window that is not read yet"
     )
+
+
+# Within a block
+
+KINDS = {
+    "source": (ConfiguredSource,),
+    "sink": (StripeSink, MetronomeSink, CsvSink, DirectorySink, S3Sink),
+    "mapping": (CustomerMapping,),
+}
+
+
+@pytest.mark.parametrize("what", KINDS)
+def test_each_key_says_what_another_value_of_it_means(what: str) -> None:
+    """No key is forgotten, and none is there that no block has."""
+    keys = {
+        field.alias or name
+        for model in KINDS[what]
+        for name, field in model.model_fields.items()
+        if name != "reports"
+    }
+    beside = {"source": {"url.kind", "url.host", "url.database"}, "sink": {"reports.poll"}}
+    assert keys | beside.get(what, set()) == MEANINGS[what].keys()
+    assert all(MEANINGS[what].values())
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("postgresql://u:Kanari@h:5433/app?sslmode=require", ("postgresql", "h:5433", "app")),
+        ("postgresql://u:Kana/ri?x#y@h/app", ("postgresql", "h", "app")),
+        ("postgresql://Kanari@h1:1,h2:2/app", ("postgresql", "h1:1,h2:2", "app")),
+        ("postgresql:///app?host=/run/pg&password=Kanari", ("postgresql", "/run/pg", "app")),
+        ("mysql+pymysql://u:Kanari@h/app", ("mysql+pymysql", "h", "app")),
+        ("sqlite:////var/lib/Kanari/app.db", ("sqlite", None, "app.db")),
+        ("duckdb:///:memory:", ("duckdb", None, ":memory:")),
+    ],
+)
+def test_of_a_url_only_the_database_is_kept(url: str, said: tuple[str | None, ...]) -> None:
+    """Never who is let in by it, however a password is written. More than one @ the configuration refuses."""
+    source = ConfiguredSource.model_validate({"url": url})
+    kept = blocks_of(Config.model_construct(sources={"app": source}, sinks={}, customers={}))["source app"]
+    assert tuple(kept.get(f"url.{key}") for key in ("kind", "host", "database")) == said
+    for part in ("Kan", "ari", "a/ri", "a?ri"):
+        assert part not in json.dumps(kept)
 
 
 # In figures

@@ -18,7 +18,7 @@ from aggregator.cli import cli
 from aggregator.cli.apply import refuse
 from aggregator.cli.exit_codes import ExitCode
 from aggregator.cli.options import load_config
-from aggregator.config.changes import settings_of
+from aggregator.config.changes import blocks_of, settings_of
 from aggregator.core.model import Reading, Span
 from aggregator.errors import PlanOutdated
 from aggregator.ledger.applying import LedgerState
@@ -275,6 +275,12 @@ def another_meter(world: World) -> None:
         pass
 
 
+def another_sink(world: World) -> None:
+    """Or with a sink elsewhere."""
+    with build(load_config(world.write("third.yaml", key=f"{KEY}, rate_limit: 3")), name="test"):
+        pass
+
+
 def adopted(world: World) -> None:
     """The ledger was set back and adopted."""
     with psycopg.connect(world.ledger, autocommit=True) as connection:
@@ -288,6 +294,7 @@ def adopted(world: World) -> None:
         (registered, "the definitions of meter requests in the ledger"),
         (settings, "the settings of meter requests in the ledger"),
         (another_meter, "the definitions of meter seats in the ledger, which is new"),
+        (another_sink, "the settings of sink stripe in the ledger"),
         (adopted, "the ledger's generation"),
     ],
 )
@@ -343,7 +350,7 @@ def test_whoever_registers_at_the_same_time_is_seen(world: World) -> None:
             refuse(list(in_ledger(planned, in_force(state))), Written(DAY, None, Basis({}, planned, {})))
 
         with pytest.raises(PlanOutdated, match="the definitions of meter requests in the ledger"):
-            ledger.applying.apply(meters, settings_of(config.meters), Decider("a"), check)
+            ledger.applying.apply(meters, settings_of(config.meters), blocks_of(config), Decider("a"), check)
         assert world.dump() == before
 
 
@@ -435,3 +442,41 @@ def test_what_is_sampled_is_counted_from_the_samples_that_are_kept(world: World)
     assert (meter["figures"]["before"]["billed"], meter["figures"]["after"]) == ("10", None)
     assert "its source cannot be asked any more" in " ".join(meter["notes"])
     assert "its source cannot be asked any more" in world.call("plan", config=other).stdout
+
+
+def test_what_changes_within_a_source_or_a_sink_is_told_with_what_it_means(
+    world: World, create_database: Callable[[str | None], str]
+) -> None:
+    """Compared with what the ledger keeps, in which there is no secret; the database before is not asked any more."""
+    assert "Kanari" not in world.dump()
+    assert world.planned(config=world.directory / "now.yaml")["changed"] == []
+    before, key = world.app, "sk_test_Kanari52Hx"
+    world.app = create_database(None)
+    world.use("create table used (customer text, quantity numeric, status int, at timestamptz)")
+    world.insert(("cus_n", 4, 200, 1))
+    other = world.write("new.yaml", key=f"{key}, transport: v2, rate_limit: 7")
+    found = world.planned(config=other)
+    changed = {(each["name"], each["key"]): each for each in found["changed"]}
+    assert changed.keys() == {("app", "url.database"), ("stripe", "transport"), ("stripe", "rate_limit")}
+    assert (
+        "marks, cursors and samples refer to the database before" in changed["app", "url.database"]["means"]
+    )
+    assert "each keeps its identifier" in changed["stripe", "transport"]["means"]
+    [meter] = found["meters"]
+    assert (
+        meter["figures"]["before"],
+        meter["figures"]["after"]["billed"],
+        meter["figures"]["difference"],
+    ) == (
+        None,
+        "4",
+        None,
+    )
+    assert before.rpartition("/")[2].partition("?")[0] in meter["notes"][0]
+    for form in ("--markdown", "--json"):
+        assert "refer to the database before" in world.call("plan", form, config=other).stdout
+    ran = world.call("apply", world.plan, config=other)
+    assert ran.exit_code == ExitCode.DONE, ran.output
+    assert "Kanari" not in world.dump()
+    assert "transport v2 (was v1)" in world.call("status", config=other).stdout
+    assert world.planned(config=other)["changed"] == []
