@@ -1906,6 +1906,20 @@ MISTAKES: tuple[Mistake, ...] = (
         ("tests/postgres/test_cutovers.py::test_each_customer_moves_at_a_time_of_their_own",),
     ),
     Mistake(
+        "usage that moves to who is billed by another sink is sent there at once",
+        "aggregator/ledger/review/moves.py",
+        "    parted = [feed for feed in registered.feeds if feed.parted and may_move(registered, feed)]",
+        "    parted = [feed for feed in registered.feeds if not feed.parted and may_move(registered, feed)]",
+        ("tests/postgres/test_cutovers_moved.py::test_usage_that_moves_is_never_billed_by_both_sinks",),
+    ),
+    Mistake(
+        "what is under way to the other sink is not waited for when usage moves",
+        "aggregator/ledger/passes/changes.py",
+        "where %(parted)s and (outbox",
+        "where not %(parted)s and (outbox",
+        ("tests/postgres/test_cutovers_moved.py::test_who_is_under_way_to_the_other_sink_is_waited_for",),
+    ),
+    Mistake(
         "a pass goes on by what it knew before a cutover",
         "aggregator/ledger/cutovers.py",
         "lease_until = null where id = any(%(meters)s)",

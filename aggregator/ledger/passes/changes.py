@@ -133,6 +133,8 @@ AND_NEWER = """
 
 # Whose usage of a window moved to another customer, by a mapping that changed, while what was billed of it is still on its
 # way: neither side is planned until that is settled, and then both are in one pass, so that they leave or wait together.
+# Where customers move between two sinks, it may be on its way to the other one: of what is planned there, all that is under
+# way of the customer of before is waited for, since this feed has the decrease in shadow.
 ON_ITS_WAY = """
 behind as (
         select distinct lost.window_start, change.after as customer, lost.combination
@@ -145,6 +147,20 @@ behind as (
           left join aggregator.outbox on outbox.event_id = lost.tail
           left join aggregator.parked on parked.event_id = lost.tail
          where lost.now < lost.before and (outbox.event_id is not null or parked.state = 'in_doubt')
+         union
+        select there.window_start, change.after, there.combination
+          from (select distinct case when from_feed = %(feed_id)s then to_feed else from_feed end as feed_id
+                  from aggregator.cutover where %(feed_id)s in (from_feed, to_feed)) as partner
+          join aggregator.customer_change as change on change.moves
+          join aggregator.mapping on mapping.id = change.mapping_id
+           and mapping.name in (select definition.customers
+                                  from aggregator.feed join aggregator.definition using (meter_id)
+                                 where feed.id = %(feed_id)s)
+          join aggregator.slot as there on there.feed_id = partner.feed_id and there.customer = change.before
+                                       and there.window_start >= %(start)s and there.window_start < %(end)s
+          left join aggregator.outbox on outbox.event_id = there.tail
+          left join aggregator.parked on parked.event_id = there.tail
+         where %(parted)s and (outbox.event_id is not null or parked.state = 'in_doubt')
 )
 """
 

@@ -213,9 +213,14 @@ class Passes(Part):
                     decisions = decide(
                         feed, found, guarded=bool(fallen), swollen=held.swollen.get(feed.id, {})
                     )
-                    backfill = this.kind == "backfill"
                     writer = Writer(
-                        connection, io, feed, pass_id, this.now, backfill=backfill, may_move=may_move
+                        connection,
+                        io,
+                        feed,
+                        pass_id,
+                        this.now,
+                        backfill=this.kind == "backfill",
+                        may_move=may_move,
                     )
                     writer.write(tally.counting(decisions))
                     tally.reread.update(tally.moved)
@@ -229,6 +234,9 @@ class Passes(Part):
                         shrink_guard.check(connection, registered, feed, tally)
                     usual.check(connection, feed, this.span, past, tally, this.now)
                     together.let_go(connection, feed, this, past, tally, held.swollen.get(feed.id, {}))
+            tally.held += (
+                moves.hold_across(connection, registered, pass_id, this.now) if lease.is_mapped else 0
+            )
             if tally.changed:
                 evidence.note(connection, registered, pass_id, mark, tally.reread)
             reassert.note_given_up(connection, registered.feeds, tally.voided, this.now)

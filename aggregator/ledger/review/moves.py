@@ -15,6 +15,9 @@ Rules
 - Where a mapping of customers says which id became which, nobody has to be told apart: whatever its decrease in a window
   belongs to waits with it, and is not planned before it: see ON_ITS_WAY in `passes.changes`. Where several ids became one,
   or one several, there are no pairs: each event waits by itself.
+- Where customers move from one sink to another, what one lost at the one sink may be what another gains at the other. Then
+  the increase waits there for the decrease here: both sinks together would hold it twice until then. They are no pair, since
+  each is the matter of its own feed.
 - Only where decreases wait for a person; not where a customer's last number is billed, since there the windows that follow
   bill the new id in any case.
 """
@@ -36,6 +39,12 @@ MOVED_AMONG = (
     "what another customer had here, by a mapping that changed: release it with the decreases of that window"
 )
 """Why an increase is held that belongs to several decreases, or to one with others."""
+
+MOVED_ACROSS = (
+    "what another customer had here at another sink, by a mapping that changed: release it with the decreases of that "
+    "window there"
+)
+"""Why an increase is held whose decrease waits at the sink from which, or to which, customers move."""
 
 CREATE_FALLEN = """
 create temporary table if not exists fallen (
@@ -140,7 +149,7 @@ with recursive change as (
 ), waiting as materialized (
     select event.id, event.customer, event.window_start, event.combination, event.delta < 0 as is_decrease
       from aggregator.parked join aggregator.event on event.id = parked.event_id
-     where parked.feed_id = %(feed_id)s and parked.state = 'held' and parked.dismissed_at is null
+     where parked.feed_id = any(%(lost_at)s) and parked.state = 'held' and parked.dismissed_at is null
        and (parked.moved_with is null or event.delta > 0)
 ), reached as (
     select waiting.id, change.after as customer from waiting join change on change.before = waiting.customer
@@ -156,7 +165,8 @@ with recursive change as (
                                      and raises.delta > 0 and (%(adds)s or raises.revision = 0)
 )
 select lowers, raises,
-       is_decrease and count(*) over (partition by lowers) = 1 and count(*) over (partition by raises) = 1 as paired
+       %(lost_at)s = array[%(feed_id)s] and is_decrease
+       and count(*) over (partition by lowers) = 1 and count(*) over (partition by raises) = 1 as paired
   from found
 """
 
@@ -322,21 +332,46 @@ def hold(connection: Connection, feed: Feed, pass_id: int, now: dt.datetime) -> 
     return int(row[0])
 
 
-def hold_declared(connection: Connection, meter_id: int, feed: Feed, pass_id: int, now: dt.datetime) -> int:
-    """Have increases wait with the decreases that they belong to by a mapping that changed; return how many."""
+def hold_declared(
+    connection: Connection,
+    meter_id: int,
+    feed: Feed,
+    pass_id: int,
+    now: dt.datetime,
+    lost_at: Sequence[Feed] | None = None,
+) -> int:
+    """Have increases wait with the decreases that they belong to by a mapping that changed; return how many.
+
+    The decreases are those of the same feed, or of others (`lost_at`), between which and this one customers move.
+    """
     values = {
         "meter_id": meter_id,
         "feed_id": feed.id,
+        "lost_at": [feed.id] if lost_at is None else [each.id for each in lost_at],
         "pass_id": pass_id,
         "adds": feed.model is WriteModel.DELTA,
         "reason": MOVED,
-        "among": MOVED_AMONG,
+        "among": MOVED_AMONG if lost_at is None else MOVED_ACROSS,
         "now": now,
     }
     connection.execute(FIND_DECLARED, values)
     held = connection.execute(HOLD_DECLARED, values).rowcount
     connection.execute("drop table declared")
     return held
+
+
+def hold_across(connection: Connection, registered: Registered, pass_id: int, now: dt.datetime) -> int:
+    """Have increases wait for decreases at the other sink, where customers move from one to the other; return how many.
+
+    Once all feeds are planned.
+    """
+    parted = [feed for feed in registered.feeds if feed.parted and may_move(registered, feed)]
+    return sum(
+        hold_declared(
+            connection, registered.id, feed, pass_id, now, [other for other in parted if other.id != feed.id]
+        )
+        for feed in parted
+    )
 
 
 def keep(
