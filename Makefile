@@ -33,6 +33,15 @@ demo: $(READY) ## the main job in two minutes: embedded Postgres, sandbox, backf
 test: $(READY) ## all tests (real Postgres from a wheel; loopback only)
 	@$(BIN)/python -m pytest -q -n $(WORKERS) --dist loadgroup $(ARGS)
 
+CORE := .venv-core
+
+.PHONY: core
+core: ## tests without a database by another Python, in an environment of its own: PYTHON=python3.13
+	@$(PYTHON) -m venv $(CORE)
+	@$(CORE)/bin/python -m pip install --quiet --disable-pip-version-check -e '.[embedded,s3,dev]'
+	@$(CORE)/bin/python -m pytest -q -n $(WORKERS) -p no:cacheprovider tests/core \
+	  --ignore tests/core/test_source_mysql.py --ignore tests/core/test_trial_mysql.py $(ARGS)
+
 .PHONY: tools
 tools: $(READY) ## install what tests need of the system (Debian's), if this user may; without it they are skipped, or fail and say so
 	@for program in pgbouncer prometheus chromium mariadbd mariadb_config java zsh fish; do \
@@ -108,5 +117,5 @@ audit: dist ## look up what is known of each dependency's weaknesses (asks the p
 	@.release/tools/bin/pip-audit --path "$$(.release/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"
 
 .PHONY: clean
-clean: ## remove .venv, .peers, .release, .tools, .spark, dist and caches
-	@rm -rf $(VENV) .peers .release .tools $(SPARK) dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+clean: ## remove .venv, .venv-core, .peers, .release, .tools, .spark, dist and caches
+	@rm -rf $(VENV) $(CORE) .peers .release .tools $(SPARK) dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache

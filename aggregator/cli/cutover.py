@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from aggregator.cli.completion import CustomerName, MeterName
 from aggregator.cli.exit_codes import ExitCode
 from aggregator.cli.help import Commands
 from aggregator.cli.options import (
@@ -64,7 +65,7 @@ def between_sinks(command: Command) -> Command:
 
 def moving(command: Command) -> Command:
     """Let a command take customers, by name, from a file, or all others."""
-    named = click.argument("customers", nargs=-1, metavar="[CUSTOMER]...")
+    named = click.argument("customers", nargs=-1, metavar="[CUSTOMER]...", type=CustomerName())
     file = click.option(
         "--file",
         "file",
@@ -230,10 +231,10 @@ def list_cutovers(config_path: Path, *, as_json: bool) -> None:
 
 
 @cutover.command()
-@click.argument("meters", nargs=-1, metavar="[METER]...")
+@click.argument("meters", nargs=-1, metavar="[METER]...", type=MeterName())
 @between_sinks
 @period_options
-@click.option("--customer", help="Only of this customer.")
+@click.option("--customer", type=CustomerName(), help="Only of this customer.")
 @click.option("--csv", "as_csv", is_flag=True, help="Print CSV for spreadsheets.")
 @config_option
 @json_option

@@ -18,6 +18,7 @@ from aggregator.core.feed_terms import FeedCoverage
 from aggregator.core.model import Span
 from aggregator.errors import UsageError
 from aggregator.ledger.database import Connection, Part
+from aggregator.runtime import failpoints
 
 CROSSINGS = """
 select meter.name, make_interval(secs => meter.window_seconds), meter.mark, old.id, new.id, meter.id,
@@ -194,7 +195,9 @@ class Cutovers(Part):
                 connection.execute(PART, values)
             if changed:
                 connection.execute(TAKE_AWAY, {"meters": [each.meter_id for each in pairs]})
-            return len(changed)
+            failpoints.passing("cutover_written")
+        failpoints.passing("cutover_committed")
+        return len(changed)
 
     def withdraw(self, old: str, new: str, meters: Iterable[str], customers: Sequence[str] | None) -> int:
         """Take back cutovers that lie ahead of all that was read; return of how many customers. Raises UsageError."""

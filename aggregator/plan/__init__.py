@@ -1,6 +1,7 @@
 """What a change of the configuration would do, seen before it holds: in words, and in figures of a past range.
 
 changes    what differs, in words for whoever reviews it
+cutovers   how customers who move between sinks stand with a change
 meaning    what a change within a sink, a source or a mapping means for what is billed
 usage      what one definition of a meter makes of a range, customer by customer; and two of them beside each other
 reading    asks a source by the old and by the new definition, in one snapshot where it has one

@@ -51,6 +51,8 @@ class Change(NamedTuple):
     from_a_window: bool = False
     holds_from: dt.datetime | None = None
     """The first window for which it would hold if it were applied now; None where nobody was asked, or it holds at once."""
+    sink: str = ""
+    """Which sink of a meter it is about, if it is about one."""
     means: str = ""
     """What it means for what is billed, of a block that is no meter."""
 
@@ -183,7 +185,7 @@ def _whole(each: ChangedSetting, new: Mapping[str, Settings], known: Known) -> C
 def _of_sinks(each: ChangedSetting, known: Known) -> Iterator[Change]:
     old, new = _feeds(each.old), _feeds(each.new)
     for sink in sorted({*old, *new}):
-        change = Change(METER, each.meter, Kind.SINKS, "", "sinks", old.get(sink), new.get(sink))
+        change = Change(METER, each.meter, Kind.SINKS, "", "sinks", old.get(sink), new.get(sink), sink=sink)
         if sink not in old:
             since = known.fed_from.get((each.meter, sink))
             yield change._replace(

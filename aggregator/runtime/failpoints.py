@@ -66,13 +66,21 @@ PLAN_POINTS = {
 }
 """The same for a plan that is applied."""
 
+CUTOVER_POINTS = {
+    "cutover_written": "customers are to move to another sink from a time on, which is written and not committed",
+    "cutover_committed": "it holds, and nobody was told",
+}
+"""The same for customers who are to move between sinks."""
+
 
 def _armed(environment: dict[str, str]) -> tuple[str, int] | None:
     value = environment.get(VARIABLE)
     if value is None:
         return None
     name, _, nth = value.partition(":")
-    known = POINTS | FILE_POINTS | CURSOR_POINTS | CUSTOMER_POINTS | SAMPLE_POINTS | PLAN_POINTS
+    known = (
+        POINTS | FILE_POINTS | CURSOR_POINTS | CUSTOMER_POINTS | SAMPLE_POINTS | PLAN_POINTS | CUTOVER_POINTS
+    )
     if name not in known or not (nth or "1").isdigit():
         raise UsageError(f"{VARIABLE}={value} names no point; the points are: {', '.join(known)}.")
     return name, int(nth or "1")

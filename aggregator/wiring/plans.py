@@ -19,6 +19,7 @@ from aggregator.errors import SourceError
 from aggregator.ledger.applying import LedgerState, Looked
 from aggregator.ledger.ledger import Ledger
 from aggregator.plan.changes import Change, Known, block_changes, kept_blocks_changes, meter_changes
+from aggregator.plan.cutovers import cutover_notes
 from aggregator.plan.document import Basis, Digests, InForce, Plan, digest
 from aggregator.plan.reading import SAMPLED, ByCursor, HowRead, MeterFigures, read_both
 from aggregator.source import Source
@@ -67,7 +68,7 @@ def against_ledger(
     """Return what would change if this configuration held, and what a past range would come to. Raises MeterRefused."""
     looked = ledger.applying.look(meters_of(config, dict(ledger.identity.accounts())))
     changes = changes_of(config, looked)
-    notes = []
+    notes = list(cutover_notes(ledger.cutovers.known(), changes, looked.renamed))
     figures: list[MeterFigures] = []
     now = ledger.instant()
     pairs = sides(config, looked)

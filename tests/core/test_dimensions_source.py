@@ -5,6 +5,7 @@ import itertools
 import json
 import sqlite3
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -49,7 +50,7 @@ def url(tmp_path: Path) -> str:
         ("cus_b", "small", 0, 2, "2026-11-01 12:40:00"),
         ("cus_b", None, 0, 3, "2026-11-01 12:50:00"),
     ]
-    with sqlite3.connect(path) as connection:
+    with closing(sqlite3.connect(path)) as connection, connection:
         connection.execute(
             "create table spend (customer text, model text, cached integer, tokens integer, at text)"
         )

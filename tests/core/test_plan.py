@@ -4,6 +4,7 @@ import datetime as dt
 import json
 import sqlite3
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -22,8 +23,10 @@ from aggregator.config.models import StripeSink
 from aggregator.config.sinks import MetronomeSink
 from aggregator.core.model import EPOCH, Definition, Reading, Span
 from aggregator.errors import SourceError, UsageError
+from aggregator.ledger.cutovers import KnownCutover
 from aggregator.plan import document, markdown
 from aggregator.plan.changes import Change, Kind, Known, meter_changes
+from aggregator.plan.cutovers import cutover_notes
 from aggregator.plan.document import Basis, InForce, Plan, UnusablePlan, differences
 from aggregator.plan.meaning import MEANINGS
 from aggregator.plan.reading import ByCursor, HowRead, MeterFigures, read_both
@@ -149,6 +152,49 @@ def test_of_a_url_only_the_database_is_kept(url: str, said: tuple[str | None, ..
         assert part not in json.dumps(kept)
 
 
+# Beside cutovers
+
+MOVES = KnownCutover("old", "new", "cus_a", NEXT, False, ["requests"], DAY, "ada", None, False)
+
+
+@pytest.mark.parametrize(
+    ("change", "passed", "said"),
+    [
+        (Change("meter", "requests", Kind.RENAMED, ""), False, ["holds under the new name"]),
+        (Change("meter", "requests", Kind.REMOVED, ""), True, ["nothing more of it is sent to either sink"]),
+        (Change("meter", "requests", Kind.SINKS, "", sink="new"), True, ["is billed by nobody: withdraw it"]),
+        (Change("meter", "requests", Kind.SINKS, "", sink="old"), False, ["up to then is billed by nobody"]),
+        (
+            Change("meter", "requests", Kind.SINKS, "", sink="old"),
+            True,
+            ["corrections of windows before that"],
+        ),
+        (
+            Change("meter", "requests", Kind.SINKS, "", sink="old", new="shadow"),
+            False,
+            ["leave that as it is"],
+        ),
+        (Change("meter", "requests", Kind.SINKS, "", sink="third"), False, []),
+        (
+            Change("meter", "requests", Kind.DEFINITION, "", "window", "1h", "1d"),
+            False,
+            ["No window of 1d begins then"],
+        ),
+        (Change("meter", "requests", Kind.DEFINITION, "", "window", "1h", "30m"), False, []),
+        (Change("meter", "requests", Kind.DEFINITION, "", "window", "1h", "1d"), True, []),
+        (Change("meter", "other", Kind.REMOVED, ""), False, []),
+        (Change("sink", "requests", Kind.REMOVED, ""), False, []),
+    ],
+)
+def test_how_a_cutover_stands_with_a_change_is_said(change: Change, passed: bool, said: list[str]) -> None:
+    """Of a meter whose name, windows or sinks change, by the name that it will have; nothing of any other change."""
+    found = list(cutover_notes([MOVES._replace(passed=passed)], [change], {}))
+    assert [part in each for each, part in zip(found, said, strict=True)] == [True] * len(said)
+    was = [MOVES._replace(passed=passed, meters=["formerly"])]
+    assert list(cutover_notes(was, [change], {"formerly": "requests"})) == found
+    assert all("at 2026-11-03T06:00Z (`aggregator cutover list`)" in each for each in found)
+
+
 # In figures
 
 
@@ -250,7 +296,7 @@ def how(query: str = "", **other: Any) -> HowRead:
 @pytest.fixture
 def app(tmp_path: Path) -> Source:
     """A database with usage of two customers on one day."""
-    with sqlite3.connect(tmp_path / "app.db") as connection:
+    with closing(sqlite3.connect(tmp_path / "app.db")) as connection, connection:
         connection.execute("create table used (customer text, quantity int, status int, at text)")
         rows = [("a", 3, 200, f"{DAY:%Y-%m-%d} 01:00:00"), ("b", 4, 500, f"{DAY:%Y-%m-%d} 02:00:00")]
         connection.executemany("insert into used values (?, ?, ?, ?)", rows)
@@ -337,7 +383,7 @@ def totals(found: MeterFigures) -> tuple[Decimal | None, Decimal | None]:
 
 def test_what_is_read_by_a_cursor_is_counted_anew_over_the_range(app: Source, tmp_path: Path) -> None:
     """By all its rows behind the first cursor, in the windows that they lie in; nothing of another day."""
-    with sqlite3.connect(tmp_path / "app.db") as connection:
+    with closing(sqlite3.connect(tmp_path / "app.db")) as connection, connection:
         connection.execute("insert into used values ('b', 100, 200, ?)", [f"{DAY - HOUR:%Y-%m-%d} 23:00:00"])
     assert totals(read(app, counted(), counted(more=" and status < 500"))) == (7, 3)
     assert totals(read(app, counted(), counted(after=1))) == (7, 4)

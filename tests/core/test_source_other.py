@@ -93,6 +93,9 @@ def test_a_session_in_utc_is_read_until_it_is_not_any_more(
     source.ping()
 
 
+@pytest.mark.filterwarnings(
+    "ignore:The default datetime adapter:DeprecationWarning"
+)  # of SQLite's driver, from 3.12 on
 def test_a_database_that_can_show_nothing_is_refused(path: Path) -> None:
     """Until its user says that each query converts its bounds itself."""
     with pytest.raises(QueryRejected, match="no way known here makes an instant of seconds since 1970"):

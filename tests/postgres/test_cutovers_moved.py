@@ -59,7 +59,7 @@ class Both(Accounts):
 def test_usage_that_moves_is_never_billed_by_both_sinks(database: Database) -> None:
     """What the new sink has of the old customer waits to be lowered, and the old sink is not sent it before that."""
     world = Both(database, "cus_one")
-    before = ({"cus_one": 12, "cus_two": 4}, {"cus_one": 20})
+    before: object = ({"cus_one": 12, "cus_two": 4}, {"cus_one": 20})
     assert world.both() == before
     world.says(("1", "new_one"), ("2", "cus_two"))
     world.round()

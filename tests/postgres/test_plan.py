@@ -480,3 +480,30 @@ def test_what_changes_within_a_source_or_a_sink_is_told_with_what_it_means(
     assert "Kanari" not in world.dump()
     assert "transport v2 (was v1)" in world.call("status", config=other).stdout
     assert world.planned(config=other)["changed"] == []
+
+
+def test_a_cutover_that_is_killed_holds_as_a_whole_or_not_at_all(world: World) -> None:
+    """Setting it again ends the same; and a plan that takes its sink off says what that does."""
+    both = "files, {sink: stripe, shadow: true}"
+    config = world.write("third.yaml", sinks=both)
+    with build(load_config(config), name="test"):
+        pass
+    words = ["cutover", "set", "cus_a", "--from-sink", "files", "--to-sink", "stripe", "--unchecked"]
+    words += ["--at", f"{DAY + 9 * HOUR:%Y-%m-%dT%H:%MZ}"]
+    cutovers = "select customer, at, parallel from aggregator.cutover"
+    for point, holds in (("cutover_written", False), ("cutover_committed", True)):
+        ran = subprocess.run(
+            [sys.executable, "-c", ON_A_FAST_SERVER, *words, "--config", str(config)],
+            env=os.environ | {"AGGREGATOR_KILL_AT": point},
+            capture_output=True,
+            check=False,
+            timeout=300,
+        )
+        assert ran.returncode == -signal.SIGKILL, ran.stderr
+        assert world.rows(cutovers) == ([("cus_a", DAY + 9 * HOUR, False)] if holds else [])
+        assert world.rows("select bool_and(parted) from aggregator.feed") == [(holds,)]
+    again = world.call(*words, config=config)
+    assert (again.exit_code, "That was set already." in again.stdout) == (ExitCode.DONE, True), again.output
+    assert len(world.rows(cutovers)) == 1
+    found = world.planned("--no-source", config=world.directory / "now.yaml")
+    assert "is billed by nobody" in " ".join(found["notes"])
