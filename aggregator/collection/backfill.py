@@ -20,7 +20,7 @@ from aggregator.errors import UsageError
 from aggregator.ledger.passes.stats import PassCounts, Tally
 
 PIECES = 40
-"""A backfill is cut into about so many pieces: enough for a progress bar, and little to repeat after an interruption."""
+"""A backfill begins with about so small a part, and goes on with larger ones as long as the source has time for them."""
 
 
 @dataclass(slots=True)
@@ -176,15 +176,12 @@ class Backfill:
         """Return how many windows a part of the range holds."""
         return sum(windows.count(piece, held.window) for held, piece in definitions.pieces(self._known, span))
 
-    def pieces(self, start: dt.datetime) -> list[Span]:
-        """Return what is left of the range from `start` on, in pieces."""
-        left = Span(start, self.span.end)
-        most = max(1, min(self.windows_in(self.span) // PIECES, windows.WINDOWS_PER_READ))
-        return [
-            piece
-            for held, stretch in definitions.pieces(self._known, left)
-            for piece in windows.cut(stretch, held.window, most)
-        ]
+    def piece(self, start: dt.datetime) -> Span:
+        """Return what is read next of the range, from `start` on."""
+        held, stretch = next(definitions.pieces(self._known, Span(start, self.span.end)))
+        sizes = self._collection.sizes
+        sizes.begin(held.fingerprint, max(1, self.windows_in(self.span) // PIECES))
+        return next(windows.cut(stretch, held.window, sizes.most(held.fingerprint)))
 
     def run(
         self, now: dt.datetime, wait: Callable[[], object], progress: Callable[[int], None] = lambda _: None
@@ -223,12 +220,14 @@ class Backfill:
         progress: Callable[[int], None],
     ) -> Backfilled:
         """Read what is left of the range, piece by piece, as far as its source proves to show everything."""
-        start = result.resumed_at or self.span.start
-        for piece in self.pieces(start):
+        first = start = result.resumed_at or self.span.start
+        while start < self.span.end:
+            piece = self.piece(start)
+            start = piece.end
             done = read(piece)
             result.add(done)
             progress(self.windows_in(piece))
             if done.left_from is not None:
                 break
-        result.windows = self.windows_in(Span(start, result.left_from or self.span.end))
+        result.windows = self.windows_in(Span(first, result.left_from or self.span.end))
         return result

@@ -40,6 +40,7 @@ from aggregator.core.model import (
     Span,
     Swollen,
 )
+from aggregator.core.piece_size import PieceSizes, steps
 from aggregator.core.tracing import NO_TRACING, Tracing
 from aggregator.errors import (
     AggregatorError,
@@ -56,9 +57,6 @@ from aggregator.ledger.passes.spool import Spool
 from aggregator.ledger.passes.stats import Tally
 from aggregator.runtime import failpoints
 from aggregator.runtime.redact import named, storable
-
-PIECES_OF_A_WINDOW = 4
-"""A window that takes too long is asked for in so many pieces, each of those in so many again, down to `split`."""
 
 TRACED = (
     "rows",
@@ -85,6 +83,7 @@ class Collector:
     `patience` is how long a window waits for transactions that are open in the source; zero: not at all.
     `tracing` is told of each pass. `by_cursor` is the source again, if its rows are to be taken in by a cursor first, and
     `sampler` takes the samples that `source` reads, of a meter that is sampled. `revisits` asks which windows were touched.
+    `allowed` is how long the source may take over one query.
     """
 
     def __init__(
@@ -103,6 +102,7 @@ class Collector:
         by_cursor: CursorSource | None = None,
         sampler: Sampler | None = None,
         revisits: Revisits | None = None,
+        allowed: dt.timedelta | None = None,
     ) -> None:
         self.meter: Meter = registered.meter
         self._registered = registered
@@ -118,6 +118,7 @@ class Collector:
         self._by_cursor = by_cursor
         self._sampler = sampler
         self._revisits = revisits
+        self.sizes = PieceSizes(allowed)
         self.seen: Seen | None = None
         """What the last round saw, if the next one may see just the same."""
         self._sight: Sight | None = None
@@ -384,20 +385,25 @@ class Collector:
         return known
 
     def _pass(self, lease: Lease, this: Pass, result: Collected) -> None:
-        """Read a span and commit it; in halves, if it takes the source too long as a whole."""
+        """Read a span and commit it, in the largest pieces that the source seems to have time for."""
+        start, (_, end), held = this.span.start, this.span, this.definition
+        while start < end:
+            until = min(start + self.sizes.most(held.fingerprint) * held.window, end)
+            piece = Span(start, until)
+            self._piece(lease, this._replace(span=piece) if until == end else _part(this, piece), result)
+            start = until
+
+    def _piece(self, lease: Lease, this: Pass, result: Collected) -> None:
+        """Read a piece and commit it; in halves, if it takes the source too long as a whole."""
         try:
             self._read(lease, this, result)
         except QueryTimedOut as error:
             span, window = this.span, this.definition.window
-            if windows.count(span, window) > 1:
+            if (count := windows.count(span, window)) > 1:
+                self.sizes.took_too_long(this.definition.fingerprint, count)
                 middle = windows.floor(span.start + (span.end - span.start) / 2, window)
-                first, second = Span(span.start, middle), Span(middle, span.end)
-                self._pass(
-                    lease,
-                    _part(this, first),
-                    result,
-                )
-                self._pass(lease, this._replace(span=second), result)
+                self._pass(lease, _part(this, Span(span.start, middle)), result)
+                self._pass(lease, this._replace(span=Span(middle, span.end)), result)
             elif not self._read_split(lease, this, result):
                 self._passes.set_unread(lease, this, str(error))
                 result.unread += 1
@@ -405,7 +411,7 @@ class Collector:
 
     def _read_split(self, lease: Lease, this: Pass, result: Collected) -> bool:
         """Read one window in ever shorter pieces, if its query allows that; False if none is short enough."""
-        for step in _steps(this.definition.window, self.meter.split):
+        for step in steps(this.definition.window, self.meter.split):
             with suppress(QueryTimedOut):
                 self._read(lease, this, result, step)
                 return True
@@ -434,6 +440,10 @@ class Collector:
                     spool.add(batch)
                     self._go_on(lost)
             trace.read_seconds = took = self._elapsed() - began
+            if step is None and self._at_once.get(definition.fingerprint, True):
+                self.sizes.went_well(
+                    definition.fingerprint, windows.count(this.span, definition.window), took
+                )
             failpoints.passing("readings_taken")
             this = this._replace(seen=allow.seen)
             this = this._replace(touched=result.shown(allow.seen, this.touched))
@@ -580,14 +590,3 @@ def _shortened(this: Pass, lease: Lease, until: dt.datetime) -> Pass:
 def _part(this: Pass, span: Span) -> Pass:
     """Return a pass over a part of its span, which others follow: what it was to complete, the last of them does."""
     return this._replace(span=span, hourly=False, daily=False, rest_read=False, touched=None, more=True)
-
-
-def _steps(window: dt.timedelta, shortest: dt.timedelta | None) -> Iterator[dt.timedelta]:
-    """Yield how long the pieces of a window may be, ever shorter; none if it must be read as a whole."""
-    if shortest is None or shortest >= window:
-        return
-    step = window / PIECES_OF_A_WINDOW
-    while step > shortest:
-        yield step
-        step /= PIECES_OF_A_WINDOW
-    yield shortest

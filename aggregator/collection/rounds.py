@@ -95,7 +95,9 @@ class Collected(PassCounts):
         """Take into account what a reading surely showed; return `touched`, no later than each of the round's showed it."""
         if seen is not None:
             self.shown_until = min(seen, self.shown_until or seen)
-        if touched is None or self.shown_until is None:
+        if touched is None or self.left_from is not None:
+            return None
+        if self.shown_until is None:
             return touched
         return min(touched, self.shown_until)
 

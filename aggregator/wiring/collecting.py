@@ -41,6 +41,7 @@ def collector_of(
         elapsed=monotonic,
         check_clock=ledger.now,
         patience=patience,
+        allowed=config.sources[known.meter.source].statement_timeout,
         tracing=traces,
         by_cursor=taking_in,
         sampler=reads if isinstance(reads, SampledSource) else None,

@@ -5,7 +5,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
+from aggregator.collection.backfill import Backfill
 from aggregator.core.model import Reading, Span
+from aggregator.core.piece_size import PieceSizes
 from aggregator.errors import QueryTimedOut
 from aggregator.ledger.database import Database
 from tests.fakes import FakeSource
@@ -110,3 +112,45 @@ def test_lateness_is_measured(database: Database) -> None:
     assert world.rows("select seconds, slots, quantity from aggregator.lateness order by 1") == rows, (
         "not a backfill's"
     )
+
+
+ALL_OF_IT = dt.timedelta(seconds=1.25)
+"""Readings take a second by this world's clock: with so much allowed, nothing grows."""
+
+
+class Narrow(FakeSource):
+    """A source that has no time for more than three windows at once."""
+
+    stopped = 0
+
+    def read(self, query: str, span: Span, window: dt.timedelta, **options: Any) -> Iterator[list[Reading]]:
+        """Yield the readings, or time out."""
+        if (span.end - span.start) / window > 3:
+            self.stopped += 1
+            raise QueryTimedOut
+        yield from super().read(query, span, window, **options)
+
+
+def test_what_the_source_has_time_for_is_kept(database: Database) -> None:
+    """Sixteen windows are halved down to two, once: by halving alone, seven pieces would be stopped."""
+    source = Narrow()
+    world = filled(database, source)
+    world.collection.sizes = PieceSizes(ALL_OF_IT)
+    world.at(16, 5)
+    world.collect()
+    assert source.stopped == 3
+    assert world.one("select mark from aggregator.meter") == START + 16 * HOUR
+    assert min(span.start for span in source.reads) == START
+    assert world.rows("select count(*) from aggregator.unread") == [(0,)]
+
+
+def test_a_backfill_takes_ever_larger_pieces(database: Database) -> None:
+    """It begins with a fortieth of its range, and doubles."""
+    world = filled(database, FakeSource())
+    world.at(240, 5)
+    world.collection = world.beside().collection
+    known = world.meters.definitions(world.registered)
+    took: list[int] = []
+    job = Backfill(world.collection, known, Span(START, START + 240 * HOUR))
+    job.run(world.now, lambda: None, took.append)
+    assert took == [6, 12, 24, 48, 96, 54]

@@ -43,13 +43,14 @@ def resumed_from_another_range() -> Patches:
 
 @mutant("the last piece of a range is left out")
 def last_piece_left_out() -> Patches:
-    real = Backfill.pieces
+    real = Backfill.piece
 
-    def pieces(self: Backfill, start: dt.datetime) -> list[Span]:
+    def piece(self: Backfill, start: dt.datetime) -> Span:
         found = real(self, start)
-        return found[:-1] if len(found) > 1 else found
+        is_last = found.end == self.span.end and found.start > self.span.start
+        return Span(found.end, found.end) if is_last else found
 
-    return [(Backfill, "pieces", pieces)]
+    return [(Backfill, "piece", piece)]
 
 
 @mutant("a backfill ahead of the mark takes the mark with it")
