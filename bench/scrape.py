@@ -4,17 +4,18 @@
 
 A ledger is filled by SQL: so many settled events, spread over the feeds, passes and counts for each meter, and of the events
 some that wait. Then /metrics is made again and again by the function that the daemon answers with; every question is asked
-anew each time, and waited for. With another checkout both scrape in turns, each a ledger of its own, by its own migrations.
+anew each time, and waited for. Last, it is asked for as in earnest, once a second: what takes long is not waited for then,
+but rests. With another checkout both scrape in turns, each a ledger of its own, by its own migrations.
 """
 
 import argparse
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from statistics import median
+from statistics import median, quantiles
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
@@ -35,6 +36,8 @@ from bench.stand import postmaster
 from bench.turns import Ask, asked_by_lines
 
 SETTINGS = ("fsync = off", "synchronous_commit = off", "full_page_writes = off", "max_wal_size = '8GB'")
+
+EARNEST, SCRAPES_IN_EARNEST = "in earnest", 10
 
 FILL = (
     "insert into aggregator.sink (name) values ('stripe')",
@@ -135,6 +138,7 @@ def measure(
 ) -> None:
     """Let each scrape in turns, and print what that took."""
     found: list[list[tuple[float, ...]]] = [[] for _ in workers]
+    in_earnest: list[list[float]] = [[] for _ in workers]
     for turn in range(turns + 1):
         for those, ask in zip(found, workers, strict=True):
             before = tree_seconds(postmaster(server))
@@ -142,11 +146,14 @@ def measure(
             postgres = 1000 * (tree_seconds(postmaster(server)) - before) / scrapes
             if turn:
                 those.append((wall, ours, postgres, ours + postgres, lines))
-    for name, those in zip(names, found, strict=True):
+        for earnest, ask in zip(in_earnest, workers, strict=True):
+            earnest.extend(float(word) for word in ask(EARNEST).split())
+    for name, those, earnest in zip(names, found, in_earnest, strict=True):
         wall, ours, postgres, both, lines = (median(column) for column in zip(*those, strict=True))
         print(
             f"{name}: {lines:,.0f} lines; a scrape by the clock {wall:.1f} ms; processor time: ours {ours:.1f} ms, "
-            f"Postgres {postgres:.1f} ms, both {both:.1f} ms (median of {turns} turns of {scrapes})"
+            f"Postgres {postgres:.1f} ms, both {both:.1f} ms (median of {turns} turns of {scrapes}); "
+            f"once a second by the clock {median(earnest):.1f} ms, 95 % within {quantiles(earnest, n=20)[-1]:.1f} ms"
         )
 
 
@@ -175,8 +182,11 @@ def fill(server: EmbeddedPostgres, side: Checkout, url: str, size: dict[str, int
 
 
 def work(url: str, feeds: int) -> None:
-    """Answer each line, a number of scrapes, with milliseconds by the clock and of our processor for one, and its lines."""
-    latest.REST, latest.QUICK_SECONDS = 0, 60.0  # each scrape asks anew, and waits for all answers
+    """Answer each line, a number of scrapes, with milliseconds by the clock and of our processor for one, and its lines.
+
+    `EARNEST` is answered with the milliseconds of some scrapes, one a second.
+    """
+    earnest = latest.REST, latest.QUICK_SECONDS
 
     def limits(_meter: str, _sink: str) -> Limits:
         return LIMITS
@@ -189,11 +199,28 @@ def work(url: str, feeds: int) -> None:
             scrape = MetricsEndpoint(LedgerCollector(config, Figures(ledger, config), Context(limits=limits)))
             body = scrape().body
             for line in sys.stdin:
+                if line.strip() == EARNEST:
+                    latest.REST, latest.QUICK_SECONDS = earnest
+                    print(*(1000 * each for each in once_a_second(scrape)), flush=True)
+                    continue
+                latest.REST, latest.QUICK_SECONDS = (
+                    0,
+                    60.0,
+                )  # each scrape asks anew, and waits for all answers
                 began, cpu, scrapes = time.perf_counter(), time.process_time(), int(line)
                 for _ in range(scrapes):
                     body = scrape().body
                 took = (time.perf_counter() - began, time.process_time() - cpu)
                 print(*(1000 * each / scrapes for each in took), body.count(b"\naggregator_"), flush=True)
+
+
+def once_a_second(scrape: MetricsEndpoint) -> Iterator[float]:
+    """Yield how many seconds each of some scrapes takes."""
+    for _ in range(SCRAPES_IN_EARNEST):
+        time.sleep(1)  # noqa: TID251 - a benchmark lets time pass
+        began = time.perf_counter()
+        scrape()
+        yield time.perf_counter() - began
 
 
 def configuration(ledger: str, feeds: int) -> str:
