@@ -13,6 +13,7 @@ from aggregator.cli.feeds import report_feeds
 from aggregator.cli.mappings import report_mappings, taken_until
 from aggregator.cli.options import config_option, json_option, limit_option, load_config
 from aggregator.cli.printing import say, show_rows, write_json
+from aggregator.cli.revisits import report as report_touched
 from aggregator.cli.samples import report_samples
 from aggregator.core.shown import counted, duration, shown
 
@@ -79,10 +80,20 @@ def status(config_path: Path, *, as_json: bool, limit: int) -> None:
         in_force, before = ledger.configurations.latest()
         defined = ledger.configurations.defined_since()
         cursors, sampled = ledger.running_totals.of_all(), list(report_samples(config, ledger.samples, now))
-        coverage, drift = ledger.checks.coverage(), ledger.checks.drift(limit)
+        coverage, drift, touched = (
+            ledger.checks.coverage(),
+            ledger.checks.drift(limit),
+            ledger.figures.touched(),
+        )
     configuration = ConfigurationShown.of(config, in_force, before, defined)
     suggestions = _suggestions(config, lateness)
-    notes = [*_renamed(memory), *report_feeds(config, statuses, now), *report_cursors(cursors), *sampled]
+    notes = [
+        *_renamed(memory),
+        *report_feeds(config, statuses, now),
+        *report_cursors(cursors),
+        *sampled,
+        *report_touched(touched, config.meters),
+    ]
     report: dict[str, Any] = {
         "meters": [{**row._asdict(), "lag_seconds": now - row.mark} for row in statuses],
         "parked": [row._asdict() for row in parked],

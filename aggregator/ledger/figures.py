@@ -115,6 +115,11 @@ select meter.name, missed, taken_back, differed_at
   from aggregator.cursor join aggregator.meter on meter.id = cursor.meter_id order by 1
 """
 
+MISSED = """
+select meter.name, missed, missed_at, since
+  from aggregator.touched join aggregator.meter on meter.id = touched.meter_id order by 1
+"""
+
 # Samples are few and found by their instants. What counts of a gap is what lies within the time that is looked at.
 SAMPLES = """
 select asked.meter, last.at, coalesce(gaps.missing, interval '0')
@@ -235,6 +240,18 @@ class RecountFigures(NamedTuple):
     differed_at: dt.datetime | None
 
 
+class TouchedFigures(NamedTuple):
+    """In how many windows full readings of a meter found what its source had never named, and when they last did.
+
+    `since` is up to when what it named has been read.
+    """
+
+    meter: str
+    missed: int
+    missed_at: dt.datetime | None
+    since: dt.datetime
+
+
 class SampleFigures(NamedTuple):
     """When a meter was last sampled, and for how long no sample stood within the time that was asked for."""
 
@@ -279,6 +296,10 @@ class Figures(Part):
     def recounts(self) -> list[RecountFigures]:
         """Return what recounts found, of each meter that is read by a cursor."""
         return [RecountFigures._make(row) for row in self._rows(RECOUNTS)]
+
+    def touched(self) -> list[TouchedFigures]:
+        """Return what full readings found, of each meter whose source is asked what was touched."""
+        return [TouchedFigures._make(row) for row in self._rows(MISSED)]
 
     def samples(self, stands: Mapping[str, dt.timedelta], since: dt.datetime) -> list[SampleFigures]:
         """Return how meters were sampled since an instant; `stands` says of each for how long a sample does.

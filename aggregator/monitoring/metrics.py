@@ -32,6 +32,7 @@ from aggregator.ledger.figures import (
     Progress,
     RecountFigures,
     SampleFigures,
+    TouchedFigures,
     UnmappedFigures,
     WaitingFigures,
     WithoutIdFigures,
@@ -203,6 +204,12 @@ FAMILIES: dict[str, Kind] = {
         "How long ago a recount last found any of that.",
         ("meter",),
     ),
+    "aggregator_changed_missed_windows": (
+        COUNTER,
+        "Windows in which a full reading found what the query of `changed` had never named.",
+        ("meter",),
+    ),
+    "aggregator_changed_missed_age_seconds": (GAUGE, "How long ago one last did.", ("meter",)),
     "aggregator_sample_age_seconds": (GAUGE, "How long ago the meter was sampled.", ("meter",)),
     "aggregator_sample_overdue_seconds": (
         GAUGE,
@@ -254,6 +261,7 @@ class UsageFigures(NamedTuple):
     without_id: Sequence[WithoutIdFigures] = ()
     recounts: Sequence[RecountFigures] = ()
     samples: Sequence[SampleFigures] = ()
+    touched: Sequence[TouchedFigures] = ()
 
 
 class Answers(NamedTuple):
@@ -274,6 +282,7 @@ def usage_of(ledger: Ledger, config: Config) -> UsageFigures:
         figures.without_id(),
         figures.recounts(),
         figures.samples(stands_of(config), now - GAPS_WITHIN),
+        figures.touched(),
     )
 
 
@@ -489,6 +498,11 @@ class Page:
                     labels(METER, found.meter),
                     self._seconds(found.differed_at),
                 )
+        for asked in (row for row in usage.touched if row.meter in config):
+            of = labels(METER, asked.meter)
+            self._add("changed_missed_windows", of, asked.missed)
+            if asked.missed_at is not None:
+                self._add("changed_missed_age_seconds", of, self._seconds(asked.missed_at))
         stands = stands_of(self._config)
         for sampled in (row for row in usage.samples if row.meter in stands):
             of, age = labels(METER, sampled.meter), self._seconds(sampled.sampled_at)

@@ -22,6 +22,9 @@ SOON_TOO_OLD_SECONDS = 259_200
 RECOUNT_SECONDS = 172_800
 """For how long it is told that a recount found something: it counts once a day."""
 
+MISSED_SECONDS = 172_800
+"""For how long it is told that a full reading found what was not named as touched: the next one may be weeks away."""
+
 NO_SAMPLE_SECONDS = 300
 STATUS = "aggregator status"
 
@@ -129,6 +132,11 @@ def _of_kinds_of_reading(page: Page, usage: UsageFigures) -> Iterator[Trouble]:
             meter = sample.labels["meter"]
             text = f"A recount of {meter} found what its cursor had missed, or did not find what it had read."
             yield Trouble(f"recount {meter}", text, STATUS)
+    for sample in page.families["aggregator_changed_missed_age_seconds"].samples:
+        if sample.value < MISSED_SECONDS:
+            meter = sample.labels["meter"]
+            text = f"A full reading of {meter} found windows that the query of `changed` had not named."
+            yield Trouble(f"missed {meter}", text, STATUS)
     for sample in page.families["aggregator_sample_overdue_seconds"].samples:
         if sample.value > NO_SAMPLE_SECONDS:
             meter = sample.labels["meter"]

@@ -17,6 +17,7 @@ LIMITS = {
     "AggregatorEventsInDoubt": troubles.IN_DOUBT_SECONDS,
     "AggregatorWithoutIdSoon": troubles.SOON_TOO_OLD_SECONDS,
     "AggregatorRecountDiffered": troubles.RECOUNT_SECONDS,
+    "AggregatorChangedMissed": troubles.MISSED_SECONDS,
     "AggregatorSampleOverdue": troubles.NO_SAMPLE_SECONDS,
 }
 ALERTS_ALONE = {"AggregatorFiguresOld", "AggregatorUncheckedOld"}

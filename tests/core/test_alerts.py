@@ -64,6 +64,7 @@ CASES = {
     "AggregatorRecountDiffered": Case(
         "aggregator_recount_differed_age_seconds", {"meter": "api"}, 3600, 400000
     ),
+    "AggregatorChangedMissed": Case("aggregator_changed_missed_age_seconds", {"meter": "api"}, 3600, 400000),
     "AggregatorSampleOverdue": Case("aggregator_sample_overdue_seconds", {"meter": "api"}, 900, 60),
     "AggregatorSampleGap": Case("aggregator_sample_gap_seconds", {"meter": "api"}, 1200, 0),
     "AggregatorMeterSilent": Case("aggregator_silent_seconds", {"meter": "api"}, 7200, 0),

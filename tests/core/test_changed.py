@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
+from aggregator.cli.revisits import report
 from aggregator.collection import schedule
 from aggregator.config import load
 from aggregator.core import changed
@@ -16,6 +17,7 @@ from aggregator.core.changed import Asked, Touched
 from aggregator.core.commit_barrier import NEVER, Passed
 from aggregator.core.model import Changed, Definition, Fence, Meter, Span
 from aggregator.errors import ConfigError, QueryRejected
+from aggregator.ledger.figures import TouchedFigures
 from aggregator.source import Source
 
 HOUR, MINUTE, DAY = dt.timedelta(hours=1), dt.timedelta(minutes=1), dt.timedelta(days=1)
@@ -289,3 +291,19 @@ def test_where_it_makes_no_sense_it_is_refused(keys: str, query: str, says: str,
     """With a sentence that says why."""
     with pytest.raises(ConfigError, match=says):
         configured(tmp_path, keys, query)
+
+
+# In words
+
+
+def test_status_says_how_far_it_is_and_what_was_missed(tmp_path: Path) -> None:
+    """Of meters that ask; one that does not any more is left out."""
+    meters = {"calls": configured(tmp_path, ASKS)}
+    quiet = TouchedFigures("calls", 0, None, MARK)
+    [line] = report([quiet, quiet._replace(meter="other")], meters)
+    assert line.startswith("calls reads again what its source names as touched, up to 2026-11-20 12:00; ")
+    assert line.endswith("full readings found nothing beyond that.")
+    [line] = report([quiet._replace(missed=2, missed_at=NOW)], meters)
+    assert line.endswith(
+        "full readings found 2 windows missed by `changed`, the last time at 2026-11-20 12:05."
+    )

@@ -20,6 +20,7 @@ from aggregator.ledger.figures import (
     RecountFigures,
     SampleFigures,
     SinkFigures,
+    TouchedFigures,
     UnmappedFigures,
     WaitingFigures,
     WithoutIdFigures,
@@ -305,7 +306,9 @@ def test_every_sample_has_the_labels_of_its_metric(kinds: Config) -> None:
     made.add_coverage([COVERAGE])
     recounts = [RecountFigures("api", Decimal(1), Decimal(0), NOW)]
     sampled = [SampleFigures("seats", NOW, dt.timedelta(0))]
-    made.add_kinds_of_reading(UsageFigures((), {}, (), recounts=recounts, samples=sampled))
+    asked = [TouchedFigures("api", 1, NOW, NOW)]
+    usage = UsageFigures((), {}, (), recounts=recounts, samples=sampled, touched=asked)
+    made.add_kinds_of_reading(usage)
     for name, family in made.families.items():
         assert family.samples or name == "aggregator_source_up", name
         for sample in family.samples:
@@ -368,6 +371,19 @@ def test_a_mapping_for_which_nothing_waits_has_zeros(kinds: Config) -> None:
     assert samples(made, "without_id_units") == samples(made, "without_id_age_seconds") == {("api",): 0}
     assert samples(made, "until_too_old_seconds") == {}
     assert told == []
+
+
+@pytest.mark.parametrize(("ago", "fresh"), [(None, False), (47 * HOUR, True), (49 * HOUR, False)])
+def test_what_was_missed_by_changed_is_told_for_two_days(
+    kinds: Config, ago: dt.timedelta | None, fresh: bool
+) -> None:
+    """So that a hole in the question is seen before the next full reading."""
+    found = TouchedFigures("api", 3, None if ago is None else NOW - ago, NOW)
+    made, told = of_kinds(kinds, touched=[found])
+    assert samples(made, "changed_missed_windows") == {("api",): 3}
+    ages = samples(made, "changed_missed_age_seconds")
+    assert ages == ({} if ago is None else {("api",): ago.total_seconds()})
+    assert bool(told) == fresh
 
 
 @pytest.mark.parametrize(("ago", "fresh"), [(None, False), (47 * HOUR, True), (49 * HOUR, False)])
