@@ -207,7 +207,9 @@ CREATE_CARRIES = 'create temporary table carries (customer text collate "C", amo
 
 WRITE = (
     "update moved set event_id = nextval('aggregator.event_id') where delta <> 0",
-    "update moved set slot_id = coalesce(event_id, nextval('aggregator.event_id')) where not known",
+    """
+    update moved set slot_id = coalesce(event_id, slot_id, nextval('aggregator.event_id')) where revision = 0
+    """,
     """
     insert into aggregator.event
            (id, slot_id, pass_id, feed_id, revision, window_start, at, planned_at, settled_at, state, customer, identifier,
@@ -224,7 +226,7 @@ WRITE = (
     """,
     """
     update aggregator.slot
-       set quantity = moved.quantity, total = moved.total, tail = coalesce(moved.event_id, slot.tail),
+       set id = moved.slot_id, quantity = moved.quantity, total = moved.total, tail = coalesce(moved.event_id, slot.tail),
            revision = slot.revision + case when moved.event_id is null then 0 else 1 end,
            stamped_at = coalesce(
                moved.kept_at, slot.stamped_at, case when moved.event_id is not null then moved.window_start end

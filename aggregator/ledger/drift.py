@@ -35,16 +35,25 @@ create temporary table reading (
 # what it was. Each side is summed by itself and joined in full: that is done by sorting or hashing, whatever the server
 # believes of how many rows there are.
 DAYS = """
-with slot as (
-    select slot.customer, slot.combination, slot.window_start, slot.quantity as read, slot.total,
-           coalesce(sum(event.delta) filter (where event.state in ('accepted', 'confirmed')), 0) as booked,
-           coalesce(sum(event.delta) filter (where event.state <> 'void'), 0) as planned,
-           count(*) filter (where event.state in ('accepted', 'confirmed')) as events,
-           coalesce(bool_or(event.state in ('due', 'sending', 'held', 'refused', 'in_doubt')), false) as waits
-      from aggregator.slot left join aggregator.event on event.slot_id = slot.id
+with held as (
+    select * from aggregator.slot
      where slot.feed_id = %(feed)s and slot.window_start >= %(start)s and slot.window_start < %(end)s
        and (%(customers)s::text[] is null or slot.customer = any(%(customers)s))
-     group by slot.feed_id, slot.window_start, slot.customer, slot.combination
+), said as (
+    select held.*, event.state, event.delta
+      from held left join aggregator.event on event.id = held.id and event.revision = 0
+     union all
+    select held.*, event.state, event.delta
+      from held join aggregator.event on event.slot_id = held.id and event.revision > 0
+     where held.revision > 1
+), slot as (
+    select customer, combination, window_start, max(quantity) as read, max(total) as total,
+           coalesce(sum(delta) filter (where state in ('accepted', 'confirmed')), 0) as booked,
+           coalesce(sum(delta) filter (where state <> 'void'), 0) as planned,
+           count(*) filter (where state in ('accepted', 'confirmed')) as events,
+           coalesce(bool_or(state in ('due', 'sending', 'held', 'refused', 'in_doubt')), false) as waits
+      from said
+     group by window_start, customer, combination
 ), seen as (
     select customer, window_start, combination, sum(quantity) as quantity, bool_or(reason is not null) as spoilt
       from reading
@@ -104,7 +113,7 @@ select event.window_start, event.id, event.revision, event.delta, event.total, e
                          and rejection.event_id = event.id),
        parked.dismissed_at is not null
   from aggregator.slot
-  join aggregator.event on event.slot_id = slot.id
+ cross join lateral aggregator.events_of(slot.id, slot.revision > 1) as event
   left join aggregator.parked on parked.event_id = event.id
  where slot.feed_id = %(feed)s and slot.customer = %(customer)s
    and slot.window_start >= %(start)s and slot.window_start < %(end)s

@@ -78,7 +78,7 @@ select slot.window_start, event.id, event.revision, event.delta, event.total, co
        parked.since, parked.reason, parked.look_at, parked.dismissed_at, parked.was_accepted, parked.moved_with,
        rejection.received_at, rejection.reason, claim.id, claim.name, outbox.due_at, slot.combination
        {OF_CUSTOMER}
-  join aggregator.event on event.slot_id = slot.id
+ cross join lateral aggregator.events_of(slot.id, slot.revision > 1) as event
   left join aggregator.pass on pass.id = event.pass_id
   left join aggregator.parked on parked.event_id = event.id
   left join aggregator.outbox on outbox.event_id = event.id
@@ -100,8 +100,9 @@ select event.id, slot.window_start, event.revision, event.delta, event.total, co
        event.state::text, parked.dismissed_at is not null, event.planned_at, event.settled_at, event.identifier,
        event.request_id, coalesce(parked.reason, event.reason), slot.combination
        {OF_CUSTOMER}
-  join aggregator.event on event.slot_id = slot.id and event.state <> 'void'
+ cross join lateral aggregator.events_of(slot.id, slot.revision > 1) as event
   left join aggregator.parked on parked.event_id = event.id
+ where event.state <> 'void'
  order by slot.window_start, slot.combination, event.revision
 """
 

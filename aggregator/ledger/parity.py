@@ -17,18 +17,27 @@ select sink.name, feed.id from aggregator.feed
 
 # By way of the slots, whose key leads to a feed's windows. What was withdrawn counts nowhere.
 PLANNED = """
-select slot.customer,
-       case when %(by_day)s then date_trunc('day', slot.window_start) else slot.window_start end,
-       slot.feed_id,
-       coalesce(sum(event.delta) filter (where event.state in ('accepted', 'confirmed')), 0),
-       coalesce(sum(event.delta) filter (where event.state in ('due', 'sending', 'in_doubt')), 0),
-       coalesce(sum(event.delta) filter (where event.state in ('held', 'refused')), 0),
-       coalesce(sum(event.delta) filter (where event.state = 'shadow'), 0),
-       count(*) filter (where event.state = 'shadow' and event.reason is not null)
-  from aggregator.slot
-  join aggregator.event on event.slot_id = slot.id
- where slot.feed_id = any(%(feeds)s) and slot.window_start >= %(start)s and slot.window_start < %(end)s
-   and event.state <> 'void'
+with held as not materialized (
+    select id, customer, feed_id, revision,
+           case when %(by_day)s then date_trunc('day', slot.window_start) else slot.window_start end as start
+      from aggregator.slot
+     where slot.feed_id = any(%(feeds)s) and slot.window_start >= %(start)s and slot.window_start < %(end)s
+), planned as (
+    select held.customer, held.start, held.feed_id, event.state, event.delta, event.reason
+      from held join aggregator.event on event.id = held.id and event.revision = 0
+     union all
+    select held.customer, held.start, held.feed_id, event.state, event.delta, event.reason
+      from held join aggregator.event on event.slot_id = held.id and event.revision > 0
+     where held.revision > 1
+)
+select customer, start, feed_id,
+       coalesce(sum(delta) filter (where state in ('accepted', 'confirmed')), 0),
+       coalesce(sum(delta) filter (where state in ('due', 'sending', 'in_doubt')), 0),
+       coalesce(sum(delta) filter (where state in ('held', 'refused')), 0),
+       coalesce(sum(delta) filter (where state = 'shadow'), 0),
+       count(*) filter (where state = 'shadow' and reason is not null)
+  from planned
+ where state <> 'void'
  group by 1, 2, 3 order by 1, 2, 3
 """
 

@@ -72,8 +72,8 @@ select slot.customer, sum(slot.quantity),
   left join lateral (
         select sum(event.delta) filter (where event.state <> 'shadow') as parked,
                sum(event.delta) filter (where event.state = 'shadow') as shadow
-          from aggregator.event
-         where event.slot_id = slot.id and event.state in ('held', 'refused', 'in_doubt', 'shadow')
+          from aggregator.events_of(slot.id, slot.revision > 1) as event
+         where event.state in ('held', 'refused', 'in_doubt', 'shadow')
        ) as unsent on true
  where meter.name = %(meter)s and sink.name = %(sink)s
    and slot.window_start >= %(start)s and slot.window_start < %(end)s

@@ -62,7 +62,9 @@ select from aggregator.usage_day where feed_id = %(feed)s and day = %(day)s and 
 # What of a slot was planned in shadow. That stays so, and where a feed never was in shadow it is not looked for.
 SHADOW = """
        sum(case when (select shadow or shadow_until is not null or parted from aggregator.feed where id = %(feed)s)
-                then (select coalesce(sum(delta), 0) from aggregator.event where slot_id = slot.id and state = 'shadow')
+                then (select coalesce(sum(delta), 0)
+                        from aggregator.events_of(slot.id, slot.revision > 1)
+                       where state = 'shadow')
                 else 0 end)
 """
 

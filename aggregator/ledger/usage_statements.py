@@ -58,8 +58,12 @@ OF_SLOTS = "select {who}, window_start, quantity, total, null::numeric, quantity
 IN_SHADOW = """
  union all
 select slot.{who}, slot.window_start, null, -event.delta, event.delta, null
+  from {slots} as slot join aggregator.event on event.id = slot.id
+ where event.state = 'shadow' and event.revision = 0
+ union all
+select slot.{who}, slot.window_start, null, -event.delta, event.delta, null
   from {slots} as slot join aggregator.event on event.slot_id = slot.id
- where event.state = 'shadow'
+ where event.state = 'shadow' and event.revision > 0 and slot.revision > 1
 """
 
 OF_UNMADE = """
@@ -108,7 +112,7 @@ select event.customer, event.combination, event.window_start, {PART} as part, ev
 NOT_BILLED_OF_SOME = f"""
 select event.customer, event.combination, event.window_start, {PART} as part, event.delta
   from {OF_SOME.format(**SPAN)} as slot
- cross join lateral (select * from aggregator.event where event.slot_id = slot.id offset 0) as event
+ cross join lateral aggregator.events_of(slot.id, slot.revision > 1) as event
   left join aggregator.parked on parked.event_id = event.id
  where event.state in ('due', 'sending', 'in_doubt', 'held', 'refused')
 """  # noqa: S608 - our own text
@@ -200,11 +204,17 @@ AND_OPENED = f"""
 # what was read just now. Each part is how far the number moves with it.
 LAST = f"""
 with unmapped as ({UNMAPPED}), opened as ({{opened}}), said as (
+    select slot.customer, slot.window_start, {PART} as part, 0 as place, event.total as number
+      from {{slots}} as slot
+      join aggregator.event on event.id = slot.id
+      left join aggregator.parked on parked.event_id = event.id
+     where event.state <> 'void' and event.revision = 0
+     union all
     select slot.customer, slot.window_start, {PART} as part, event.revision as place, event.total as number
       from {{slots}} as slot
       join aggregator.event on event.slot_id = slot.id
       left join aggregator.parked on parked.event_id = event.id
-     where event.state <> 'void'
+     where event.state <> 'void' and event.revision > 0 and slot.revision > 1
      union all
     select customer, window_start, 7, 1000000000, quantity from {{slots}} as slot
      union all

@@ -1,8 +1,9 @@
 """The ledger: what it is, its meters and sinks, what was read, what is owed and sent, and what waits for a further look.
 
 The shape is chosen for cost as much as for meaning. Slots and events have narrow keys and are written in key order; what
-has eight bytes comes before what has four, and that before texts and numbers, so that no row has gaps; no index names a
-column that changes, so that moving an event from state to state is a HOT update; what is due is found through the narrow
+has eight bytes comes before what has four, and that before texts and numbers, so that no row has gaps; a slot goes by the
+number of its first event, whose key finds both; no index names a column that changes, so that an event moves from state to
+state without touching one where its page has room; what is due is found through the narrow
 `outbox`, whose rows leave when they are settled. Foreign keys stand where rows are few; between slots and events the
 writing transaction holds the meter and no key check is paid a million times.
 
@@ -601,7 +602,7 @@ create table aggregator.slot (
 comment on table aggregator.slot is
     'Where readings of one customer and combination of one meter in one window accumulate. Written only by the holder of '
     'the meter.';
-comment on column aggregator.slot.id is 'The number that was reserved for its first event.';
+comment on column aggregator.slot.id is 'The number of its first event; until there is one, another of the same sequence.';
 comment on column aggregator.slot.revision is 'How many events the slot has had.';
 comment on column aggregator.slot.quantity is 'What the source said when it was last read.';
 comment on column aggregator.slot.total is 'Where the slot stands at the sink once every event of it is settled.';
@@ -693,11 +694,15 @@ create table aggregator.event (
     transport    text,
     request_id   text,
     reason       text,
-    unique (slot_id, revision),
+    check ((revision = 0) = (slot_id = id)),
     constraint event_delta_check check (delta <> 0 or revision > 0 or total = 0)
-) with (fillfactor = 70);
+) with (fillfactor = 85);
+create unique index event_of_slot on aggregator.event (slot_id, revision) where revision > 0;
 comment on table aggregator.event is
     'Every message we ever owed a sink: the audit trail. Append-only but for the columns that say how it went.';
+comment on column aggregator.event.slot_id is
+    'Its slot, which goes by the number of its first event: so the key of events keeps that one unique, and others have an '
+    'index.';
 comment on column aggregator.event.exposed_at is
     'When the first attempt began that may have reached the sink; null while none has.';
 comment on column aggregator.event.attempted_at is 'When the latest attempt began.';
@@ -705,6 +710,19 @@ comment on column aggregator.event.quantity is
     'What the source said of the slot when it was planned; null where that is its total.';
 comment on column aggregator.event.transport is
     'How the first attempt went that may have reached the sink, in the sink''s own word. Later ones go the same way.';
+"""
+
+# Nearly every slot has one event, of the slot's own number, which the key of events leads to. Only where there are others is
+# it looked for these. The body takes the place of each call, so that what calls it is planned as a whole.
+EVENTS_OF_SLOT = """
+create function aggregator.events_of(slot bigint, others boolean default true) returns setof aggregator.event
+language sql stable parallel safe rows 1 as $$
+    select * from aggregator.event where id = slot and revision = 0
+     union all
+    select * from aggregator.event where others and slot_id = slot and revision > 0
+$$;
+grant execute on function aggregator.events_of to public;
+comment on function aggregator.events_of is 'The events of a slot, by its number; `others`: whether it may have several.';
 """
 
 # What is to be sent, and every attempt at it, recorded before its first byte leaves. A file is an attempt as a whole.
@@ -1106,6 +1124,7 @@ SCHEMA = (
     CURSORS,
     SAMPLES,
     SLOTS_AND_EVENTS,
+    EVENTS_OF_SLOT,
     OUTBOX,
     BY_TIME,
     COUNTS,

@@ -117,7 +117,7 @@ class Made:
         self, feed: int, sink: int, slot: int, start: dt.datetime, customer: str, revision: int, state: str,
         delta: Decimal, total: Decimal,
     ) -> int:  # fmt: skip
-        event: int = self._one("select nextval('aggregator.event_id')")
+        event: int = self._one("select nextval('aggregator.event_id')") if revision else slot
         self._connection.execute(
             "insert into aggregator.event (id, slot_id, pass_id, feed_id, revision, window_start, at, planned_at, state,"
             " customer, identifier, delta, total) values (%s, %s, 1, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)",

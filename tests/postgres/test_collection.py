@@ -171,6 +171,19 @@ def test_fractions_are_carried_and_never_lost(world: World) -> None:
     world.check_balance()
 
 
+def test_a_slot_goes_by_its_first_event_whenever_that_comes(world: World) -> None:
+    """Its first reading is too little to bill; what comes later is found by the number of the slot, first and next alike."""
+    found = "select count(*) from aggregator.slot cross join lateral aggregator.events_of(slot.id)"
+    for used, events in (("0.4", 0), ("1", 1), ("2", 2)):
+        world.source.use("acme", START, Decimal(used))
+        world.at(1, 5)
+        world.collect()
+        world.deliver()
+        assert world.one("select count(*) from aggregator.event") == events
+        assert world.one(found) == events
+        world.check_balance()
+
+
 def test_fractions_in_one_pass_flow_from_window_to_window(world: World) -> None:
     """The carry flows through a customer's windows within a pass as it does between passes."""
     for hour in range(41):

@@ -355,14 +355,18 @@ def test_the_database_refuses_what_would_break_an_invariant(owing: World, statem
 
 
 def test_the_database_refuses_a_second_event_for_a_revision(owing: World) -> None:
-    """One slot and revision has one event."""
-    with pytest.raises(InvariantBroken):
-        owing.execute("""
-            insert into aggregator.event (id, slot_id, pass_id, feed_id, revision, window_start, at, planned_at, state,
-                                          customer, identifier, delta, total)
-            select nextval('aggregator.event_id'), slot_id, pass_id, feed_id, revision, window_start, at, planned_at, state,
-                   customer, 'agg_second', delta, total from aggregator.event limit 1
-        """)
+    """One slot and revision has one event: the first goes by the slot's number, and others stand in an index."""
+    add = """
+        insert into aggregator.event (id, slot_id, pass_id, feed_id, revision, window_start, at, planned_at, state,
+                                      customer, identifier, delta, total)
+        select case %s when 'its own' then id else nextval('aggregator.event_id') end, slot_id, pass_id, feed_id, %s,
+               window_start, at, planned_at, state, customer, 'agg_second', delta, total
+          from aggregator.event where revision = 0 order by id limit 1
+    """
+    owing.execute(add, "another", 1)
+    for number, revision in (("its own", 0), ("another", 0), ("its own", 1), ("another", 1)):
+        with pytest.raises(InvariantBroken):
+            owing.execute(add, number, revision)
 
 
 def test_a_ledger_that_goes_away_is_said_plainly(ledger_url: str) -> None:

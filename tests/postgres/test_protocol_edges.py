@@ -145,7 +145,7 @@ def test_the_first_thing_that_failed_is_what_is_reported(
         """
         insert into aggregator.event (id, slot_id, pass_id, feed_id, revision, window_start, at, planned_at, state,
                                       customer, identifier, delta, total)
-        values (999999, 1, 1, 1, 0, %s, %s, %s, 'due', 'x', 'y', 1, 1)
+        values (1, 1, 1, 1, 0, %s, %s, %s, 'due', 'x', 'y', 1, 1)
         """,
         START,
         START,

@@ -466,7 +466,7 @@ def test_windows_are_found_by_their_key_however_large_the_ledger_is(scene: Scene
             with billed as (
                 insert into aggregator.slot (id, feed_id, revision, window_start, customer, quantity, total, tail)
                 select nextval('aggregator.event_id'), 1, 1, %s + hour * interval '1 hour', 'cus_' || who, 2, 2,
-                       nextval('aggregator.event_id')
+                       currval('aggregator.event_id')
                   from generate_series(0, 999) as hour, generate_series(1, 40) as who
                 returning *
             ), sent as (

@@ -114,7 +114,7 @@ def large(database: Database, ledger_url: str) -> UsageFeed:
                 with billed as (
                     insert into aggregator.slot (id, feed_id, revision, window_start, customer, quantity, total, tail)
                     select nextval('aggregator.event_id'), 1, 1, %s + hour * interval '1 hour', 'cus_' || who, 2, 2,
-                           nextval('aggregator.event_id')
+                           currval('aggregator.event_id')
                       from generate_series(%s::int, %s::int) as hour, generate_series(1, %s::int) as who
                     returning *
                 )

@@ -48,7 +48,7 @@ FIRST = (
 SLOTS = """
 insert into aggregator.slot (id, feed_id, revision, window_start, customer, combination, quantity, total, tail)
 select nextval('aggregator.event_id'), %(feed)s, 1, hour, customer, %(combination)s, quantity, quantity,
-       nextval('aggregator.event_id')
+       currval('aggregator.event_id')
   from (select hour, 'cus_' || name || case when number > 10 then '_' || number else '' end as customer,
                round(%(scale)s * (1 + number %% 7) * (1 + 0.6 * sin((extract(hour from hour) - 8) * pi() / 12))
                      * (1 + extract(day from hour) / 40)

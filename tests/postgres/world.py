@@ -161,6 +161,11 @@ class World:
              group by 1, 2 having sum(event.delta) <> slot.total
         """)
         assert adrift == []
+        nameless = self.rows("""
+            select slot.id from aggregator.slot left join aggregator.event on event.id = slot.id and event.slot_id = slot.id
+             where (slot.revision > 0) <> (event.id is not null)
+        """)
+        assert nameless == []
         with_holes = self.rows("""
             select slot_id from aggregator.event group by 1 having count(*) <> max(revision) + 1 or min(revision) <> 0
         """)

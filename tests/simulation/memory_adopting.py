@@ -195,6 +195,8 @@ class MemoryAdopting:
         slot.stamped_at = comparison.kept_at or slot.stamped_at
         if number is None:
             return
+        if not slot.revision:
+            slot.id = SlotId(number)
         event = EventRow(
             number,
             slot.id,

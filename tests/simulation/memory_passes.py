@@ -311,9 +311,10 @@ class MemoryPasses:
                 continue
             revision, at, tail = change.revision, change.stamped_at, None
             if event is not None:
+                slot = change.slot if revision else SlotId(event.id)  # a slot goes by its first event
                 row = EventRow(
                     event.id,
-                    change.slot,
+                    slot,
                     feed.id,
                     meter,
                     feed.sink_id,
@@ -352,6 +353,8 @@ class MemoryPasses:
                     tail,
                 )
             else:
+                if tail is not None and not known.revision:
+                    known.id = SlotId(tail)
                 known.quantity, known.total, known.revision, known.stamped_at = (
                     change.now,
                     total,

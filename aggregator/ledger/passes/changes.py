@@ -203,8 +203,9 @@ OF_EACH = """
   left join lateral (
         select case when found.replan and last.event_id is null
                     then (select min(parked.event_id)
-                            from aggregator.event join aggregator.parked on parked.event_id = event.id
-                           where event.slot_id = found.slot_id and parked.was_accepted and parked.dismissed_at is null)
+                            from aggregator.events_of(found.slot_id) as event
+                            join aggregator.parked on parked.event_id = event.id
+                           where parked.was_accepted and parked.dismissed_at is null)
                end as event_id
        ) as rejected on true
   left join aggregator.parked on parked.event_id = coalesce(last.event_id, rejected.event_id)
@@ -215,9 +216,8 @@ OF_EACH = """
 # Whether a guard holds all that a slot ever had, so that where it stands was never said.
 UNSAID = """,
        parked.guard not in ('shrink_guard', 'repair')
-       and not exists (select from aggregator.event as said
-                        where said.slot_id = found.slot_id
-                          and (said.exposed_at is not null or said.state in ('accepted', 'confirmed')))
+       and not exists (select from aggregator.events_of(found.slot_id) as said
+                        where said.exposed_at is not null or said.state in ('accepted', 'confirmed'))
 """
 
 PASSED = ", parked.state = 'refused' and waiting.attempted_at is not null"

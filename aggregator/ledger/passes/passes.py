@@ -74,7 +74,7 @@ REPLAN_NEXT = """
 with left_over as (
     update aggregator.slot set replan = true
       from aggregator.event as gone
-      join aggregator.event as other on other.slot_id = gone.slot_id
+     cross join lateral aggregator.events_of(gone.slot_id) as other
       join aggregator.parked on parked.event_id = other.id and parked.was_accepted and parked.dismissed_at is null
      where gone.id = any(%(events)s) and slot.feed_id = gone.feed_id and slot.window_start = gone.window_start
        and slot.customer = gone.customer and slot.combination = gone.combination

@@ -94,8 +94,8 @@ NOTE_CLOSE = """
 insert into aggregator.reassertion (feed_id, window_start, customer, combination, due_at)
 select event.feed_id, event.window_start, event.customer, event.combination, %(due_at)s from aggregator.event
  where event.planned_at = %(now)s and event.pass_id = %(pass_id)s and event.feed_id = %(feed_id)s and event.revision > 0
-   and exists (select from aggregator.event as before
-                where before.slot_id = event.slot_id and before.revision < event.revision
+   and exists (select from aggregator.events_of(event.slot_id) as before
+                where before.revision < event.revision
                   and before.total <> event.total
                   and before.state in ('accepted', 'confirmed') and before.settled_at > %(since)s)
     on conflict (feed_id, window_start, customer, combination) do update set due_at = excluded.due_at

@@ -24,7 +24,7 @@ LEAST = 6
 
 # What was taken back to zero has had two events at least, and not all of them of nothing.
 HAD_USAGE = """(slot.quantity <> 0 or slot.revision > 1 and exists (
-                        select from aggregator.event where event.slot_id = slot.id and event.delta <> 0))"""
+                        select from aggregator.events_of(slot.id) as event where event.delta <> 0))"""
 
 LAST_USE = f"""
 select max(newest.window_start) from aggregator.feed

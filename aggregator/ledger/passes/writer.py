@@ -54,7 +54,8 @@ create temporary table if not exists carry_change (
 
 UPDATE_SLOTS = """
 update aggregator.slot
-   set quantity = new.quantity, total = new.total, revision = new.revision,
+   set id = case when slot.revision = 0 then coalesce(new.tail, slot.id) else slot.id end,
+       quantity = new.quantity, total = new.total, revision = new.revision,
        stamped_at = new.stamped_at, tail = coalesce(new.tail, slot.tail), replan = false
   from slot_change as new
  where slot.feed_id = new.feed_id and slot.window_start = new.window_start and slot.customer = new.customer
@@ -250,8 +251,9 @@ class Writer:
         number, _, delta, total, _, identifier, state, reason, guard = event
         at, start, apart = numbers
         customer, stands_at, quantity = written
+        slot = change.slot if change.revision else number  # a slot goes by its first event
         lines.events += (
-            EVENT_NUMBERS.pack(16, 8, number, 8, change.slot, 4, change.revision, 8, at, 8, start, 8, apart),
+            EVENT_NUMBERS.pack(16, 8, number, 8, slot, 4, change.revision, 8, at, 8, start, 8, apart),
             customer,
             text_field(identifier),
             stands_at if delta is total else number_field(str(delta)),

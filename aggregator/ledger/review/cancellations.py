@@ -44,8 +44,8 @@ select event.id, meter.name, event.customer, event.window_start, event.delta, ev
 ASK = """
 insert into aggregator.cancellation (event_id, sink_id, state, asked_at, next_at, others)
 select event.id, %(sink_id)s, 'asked', %(now)s, %(now)s,
-       (select count(*) + count(*) filter (where other.state = 'void') from aggregator.event as other
-         where other.slot_id = event.slot_id and other.id <> event.id)
+       (select count(*) + count(*) filter (where other.state = 'void') from aggregator.events_of(event.slot_id) as other
+         where other.id <> event.id)
   from aggregator.event
  where event.id = any(%(events)s) and event.state in ('accepted', 'confirmed') and event.attempted_at is not null
  order by event.id
@@ -63,8 +63,8 @@ select earlier.id
   join aggregator.feed on feed.id = held.feed_id and feed.sink_id = %(sink_id)s
   join aggregator.meter on meter.id = feed.meter_id and meter.name = any(%(meters)s)
   join lateral (
-        select * from aggregator.event as before
-         where before.slot_id = held.slot_id and before.id <> held.id and before.state <> 'void'
+        select * from aggregator.events_of(held.slot_id) as before
+         where before.id <> held.id and before.state <> 'void'
          order by before.revision desc limit 1
        ) as earlier on true
  where parked.state = 'held' and parked.guard is null and parked.dismissed_at is null
@@ -143,8 +143,8 @@ update aggregator.slot set replan = true
    and slot.feed_id = gone.feed_id and slot.window_start = gone.window_start and slot.customer = gone.customer
    and slot.combination = gone.combination
    and (select others from aggregator.cancellation where id = %(id)s)
-       <> (select count(*) + count(*) filter (where other.state = 'void') from aggregator.event as other
-            where other.slot_id = gone.slot_id and other.id <> gone.id)
+       <> (select count(*) + count(*) filter (where other.state = 'void') from aggregator.events_of(gone.slot_id) as other
+            where other.id <> gone.id)
 """
 
 READ_AGAIN = """

@@ -59,7 +59,7 @@ select event.id, event.at, event.delta,
                             where rejection.sink_id = feed.sink_id and rejection.identifier = event.identifier),
        event.total
   from aggregator.slot
-  join aggregator.event on event.slot_id = slot.id
+ cross join lateral aggregator.events_of(slot.id, slot.revision > 1) as event
  where slot.feed_id = %(feed)s and slot.customer = %(customer)s
    and slot.window_start < %(end)s
    and slot.window_start > %(start)s - make_interval(secs => (
@@ -85,7 +85,7 @@ with longest as (
       left join aggregator.definition on definition.meter_id = meter.id
      where feed.id = %(feed)s group by meter.id
 ), near as (
-    select slot.id, slot.window_start, slot.window_start + longest.length as window_end, longest.meter_id
+    select slot.id, slot.revision, slot.window_start, slot.window_start + longest.length as window_end, longest.meter_id
       from aggregator.slot cross join longest
      where slot.feed_id = %(feed)s and slot.customer = %(customer)s
        and slot.window_start < %(end)s::timestamptz + %(farthest)s
@@ -98,7 +98,7 @@ with longest as (
      union all
     select least(near.window_start, lower(pass.span)), greatest(near.window_end, upper(pass.span))
       from near
-      join aggregator.event on event.slot_id = near.id
+     cross join lateral aggregator.events_of(near.id, near.revision > 1) as event
       join aggregator.pass on pass.id = event.pass_id and pass.kind = 'repair'
 )
 select min(since), max(until) from compared where since < %(end)s and until > %(start)s

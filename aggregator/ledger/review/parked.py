@@ -50,8 +50,8 @@ returning event.id
 TAKE_BACK_HELD = """
 with tail as (
     select distinct slot.feed_id, slot.window_start, slot.customer, slot.combination, held.id as held, held.delta,
-           (select earlier.id from aggregator.event as earlier
-             where earlier.slot_id = slot.id and earlier.id <> held.id and earlier.state <> 'void'
+           (select earlier.id from aggregator.events_of(slot.id) as earlier
+             where earlier.id <> held.id and earlier.state <> 'void'
              order by earlier.revision desc limit 1) as before
       from aggregator.event as gone
       join aggregator.slot on slot.feed_id = gone.feed_id and slot.window_start = gone.window_start
@@ -114,9 +114,10 @@ update aggregator.parked set dismissed_at = %(now)s
 """
 
 LOCK_SLOTS = """
-select parked.event_id from aggregator.parked
-  join aggregator.event on event.id = parked.event_id
-  join aggregator.event as gone on gone.slot_id = event.slot_id
+select parked.event_id
+  from aggregator.event as gone
+ cross join lateral aggregator.events_of(gone.slot_id) as event
+  join aggregator.parked on parked.event_id = event.id
  where gone.id = any(%(events)s) order by parked.event_id for update of parked
 """
 

@@ -49,16 +49,17 @@ returning identifier, reason
 # writes it into one of them.
 NOT_TAKEN_OVER = """
        not exists (
-        select from aggregator.event as newer join aggregator.pass on pass.id = newer.pass_id
-         where newer.slot_id = event.slot_id and newer.revision > event.revision and pass.kind in ('adoption', 'repair')
+        select from aggregator.events_of(event.slot_id) as newer join aggregator.pass on pass.id = newer.pass_id
+         where newer.revision > event.revision and pass.kind in ('adoption', 'repair')
        )
    and not exists (
         select from aggregator.slot as near
-          join aggregator.event as newer on newer.slot_id = near.id and newer.id > event.id
+         cross join lateral aggregator.events_of(near.id, near.revision > 1) as newer
           join aggregator.pass on pass.id = newer.pass_id and pass.kind = 'repair' and pass.span @> event.window_start
          where near.feed_id = event.feed_id and near.customer = event.customer
            and near.window_start >= date_trunc('hour', event.window_start, 'UTC')
            and near.window_start < date_trunc('hour', event.window_start, 'UTC') + interval '1 hour'
+           and newer.id > event.id
        )
 """
 

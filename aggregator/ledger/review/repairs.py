@@ -72,7 +72,7 @@ values (%(id)s, %(feed)s, 'held', %(reason)s, %(now)s, 'repair')
 
 MOVE_SLOT = """
 update aggregator.slot
-   set quantity = %(quantity)s, total = %(total)s, revision = %(revision)s, tail = %(tail)s,
+   set id = %(slot)s, quantity = %(quantity)s, total = %(total)s, revision = %(revision)s, tail = %(tail)s,
        stamped_at = coalesce(stamped_at, %(at)s)
  where feed_id = %(feed)s and window_start = %(start)s and customer = %(customer)s
 """
@@ -254,12 +254,15 @@ class _TakingOver:
         """Add the next event of a slot, of which the source `said` so much; return how the slot stands then."""
         [(self._tail,)] = self._connection.execute(NEXT_EVENT)
         moved = slot._replace(
-            quantity=add(slot.quantity, delta), total=add(slot.total, delta), revision=slot.revision + 1
+            id=slot.id if slot.revision else SlotId(self._tail),
+            quantity=add(slot.quantity, delta),
+            total=add(slot.total, delta),
+            revision=slot.revision + 1,
         )
         of_event = {
             **values,
             "id": self._tail,
-            "slot": slot.id,
+            "slot": moved.id,
             "start": slot.window_start,
             "revision": slot.revision,
             "at": proposal.at,
