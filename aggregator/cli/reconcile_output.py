@@ -7,6 +7,7 @@ from decimal import Decimal
 from itertools import islice
 
 from aggregator.cli.printing import json_text, plain_value, say, show_rows, write_raw
+from aggregator.core import dimensions as apart_by
 from aggregator.core.drift import NAMES, Cause, Difference, next_command
 from aggregator.core.planner import plain
 from aggregator.core.shown import counted, shown
@@ -25,6 +26,7 @@ MOST_IDS = 3
 """How many events a line of the table names."""
 
 DIFFERENCES = "meter sink customer from cause lacks>=amount source> ledger> billed> in_sink> events"
+DIFFERENCES_APART = DIFFERENCES.replace("customer", "customer dimensions")
 SUMMARIES = "meter sink customers> days> accepted>=events source> ledger> billed> in_sink> carried> reads> differ>=differing"
 CUSTOMERS = "customer source> ledger> billed> in_sink> carried> _=verdict"
 
@@ -43,7 +45,8 @@ def show(question: Question, compared: Sequence[Compared], done: Repaired | None
     listed = 0
     while some := list(islice(rows, min(AT_ONCE, limit - listed) if limit else AT_ONCE)):
         listed += len(some)
-        show_rows("differences", DIFFERENCES, some)
+        apart = any(row["dimensions"] for row in some)
+        show_rows("differences", DIFFERENCES_APART if apart else DIFFERENCES, some)
     count = sum(number for each in compared for number, _ in each.summary.causes.values())
     if count > listed:
         say(f"{count - listed:,} more differ; see --limit, --csv and --json.")
@@ -181,6 +184,7 @@ def write_csv(question: Question, compared: Sequence[Compared], done: Repaired |
         "meter",
         "sink",
         "customer",
+        "dimensions",
         "from",
         "to",
         "cause",
@@ -251,6 +255,7 @@ def _row(found: Found, each: Difference) -> dict[str, object]:
         "meter": found.meter,
         "sink": found.sink,
         "customer": place.customer,
+        "dimensions": apart_by.shown(place.dimensions or ()),
         "from": place.span.start,
         "to": place.span.end,
         "cause": each.cause.value,

@@ -20,6 +20,7 @@ from itertools import combinations
 from typing import NamedTuple
 
 from aggregator.core import planner
+from aggregator.core.dimensions import Dimensions
 from aggregator.core.model import ZERO, EventId, Span, State, WriteModel
 from aggregator.core.planner import add, plain, subtract
 from aggregator.core.readbacks import MOST_IN_QUESTION, MOST_UNITS
@@ -128,6 +129,8 @@ class Place(NamedTuple):
     events: tuple[KnownEvent, ...]
     sink: Decimal | None
     """What the sink has counted; None if it was not asked, or agrees by a coarser figure."""
+    dimensions: Dimensions | None = None
+    """Which combination it is, where the sink tells one from another; None if all are meant."""
 
     @property
     def source(self) -> Decimal:

@@ -13,6 +13,8 @@ from decimal import Decimal
 from typing import NamedTuple
 
 from aggregator.core import age_limits
+from aggregator.core import dimensions as apart_by
+from aggregator.core.dimensions import Dimensions
 from aggregator.core.drift import KnownEvent, Place, Window
 from aggregator.core.model import ZERO, EventId, SlotId, Span, State
 from aggregator.core.planner import add
@@ -101,6 +103,7 @@ select customer, day.start, coalesce(day.source, 0), coalesce(day.read, 0), coal
 WINDOWS = """
 select id, window_start, quantity, total, revision, stamped_at, combination from aggregator.slot
  where feed_id = %(feed)s and customer = %(customer)s and window_start >= %(start)s and window_start < %(end)s
+   and (%(combination)s::bigint is null or combination = %(combination)s)
  order by window_start, combination
 """
 
@@ -117,7 +120,20 @@ select event.window_start, event.id, event.revision, event.delta, event.total, e
   left join aggregator.parked on parked.event_id = event.id
  where slot.feed_id = %(feed)s and slot.customer = %(customer)s
    and slot.window_start >= %(start)s and slot.window_start < %(end)s
+   and (%(combination)s::bigint is null or slot.combination = %(combination)s)
  order by event.id
+"""
+
+COMBINATIONS = """
+select coalesce(combination.dimensions, '{}'), date_trunc('day', slot.window_start, 'UTC'),
+       coalesce(sum(event.delta) filter (where event.state in ('accepted', 'confirmed')), 0)
+  from aggregator.slot
+  join aggregator.feed on feed.id = slot.feed_id
+  left join aggregator.combination on combination.meter_id = feed.meter_id and combination.id = slot.combination
+  left join aggregator.event on event.slot_id = slot.id
+ where slot.feed_id = %(feed)s and slot.customer = %(customer)s
+   and slot.window_start >= %(start)s and slot.window_start < %(end)s
+ group by 1, 2
 """
 
 # What was withheld with an unusable row stands under another reason, and would be counted twice.
@@ -198,6 +214,8 @@ class Customer(NamedTuple):
     slots: tuple[Slot, ...]
     events: tuple[tuple[dt.datetime, KnownEvent], ...]
     """With the starts of their windows."""
+    dimensions: Dimensions | None = None
+    """Of which combination they are; None: of all."""
 
     def place(self, span: Span, sink: Decimal | None, source: dict[dt.datetime, Decimal]) -> Place:
         """Return what of it lies in a span, beside what the sink has of that, and the source where it differs."""
@@ -213,7 +231,8 @@ class Customer(NamedTuple):
             if start in span:
                 windows[start] = Window(start, source[start], ZERO, ZERO)
         events = tuple(event for start, event in self.events if start in span)
-        return Place(self.customer, span, tuple(windows[start] for start in sorted(windows)), events, sink)
+        known = tuple(windows[start] for start in sorted(windows))
+        return Place(self.customer, span, known, events, sink, self.dimensions)
 
 
 class DriftReport(Part):
@@ -255,10 +274,22 @@ class DriftReport(Part):
             for *figures, starts, numbers in streamed(connection, DAYS, values):
                 yield DayLine._make((*figures, tuple(zip(starts, numbers, strict=True))))
 
-    def customer(self, feed: int, customer: str, span: Span) -> Customer:
-        """Return the slots and events of one customer in a span."""
+    def customer(
+        self, feed: int, customer: str, span: Span, dimensions: Dimensions | None = None
+    ) -> Customer:
+        """Return the slots and events of one customer in a span, of all combinations or one."""
         with self._database.transaction() as connection:
-            return customer_of(connection, feed, customer, span)
+            return customer_of(connection, feed, customer, span, dimensions)
+
+    def combinations(
+        self, feed: int, customer: str, span: Span
+    ) -> dict[Dimensions, dict[dt.datetime, Decimal]]:
+        """Return what the sink has taken of each combination of a customer, by the days in which it has slots."""
+        values = {"feed": feed, "customer": customer, "start": span.start, "end": span.end}
+        found: dict[Dimensions, dict[dt.datetime, Decimal]] = {}
+        for named, day, much in self._rows(COMBINATIONS, values):
+            found.setdefault(apart_by.of_mapping(named), {})[day] = much
+        return found
 
     def unmapped(self, meter_id: int, span: Span) -> Decimal:
         """Return what was read of a meter in a span and can be billed to nobody, as far as it has a usable number."""
@@ -270,9 +301,13 @@ class DriftReport(Part):
         return self._rows(UNBALANCED, {"feed": feed, "customer": customer, "limit": limit})
 
 
-def customer_of(connection: Connection, feed: int, customer: str, span: Span) -> Customer:
-    """Return the slots and events of one customer in a span, within a transaction."""
-    values = {"feed": feed, "customer": customer, "start": span.start, "end": span.end}
+def customer_of(
+    connection: Connection, feed: int, customer: str, span: Span, dimensions: Dimensions | None = None
+) -> Customer:
+    """Return the slots and events of one customer in a span, of all combinations or one, within a transaction."""
+    combination = None if dimensions is None else apart_by.number(dimensions)
+    values: dict[str, object] = {"feed": feed, "customer": customer, "start": span.start, "end": span.end}
+    values["combination"] = combination
     slots = tuple(Slot._make(row) for row in connection.execute(WINDOWS, values).fetchall())
     events = tuple(
         (start, KnownEvent(EventId(event), revision, delta, total, State(state), *rest))
@@ -280,4 +315,4 @@ def customer_of(connection: Connection, feed: int, customer: str, span: Span) ->
             EVENTS, values
         ).fetchall()
     )
-    return Customer(customer, slots, events)
+    return Customer(customer, slots, events, dimensions)

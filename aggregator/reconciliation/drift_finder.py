@@ -3,6 +3,8 @@
 Rules
 - A sink is asked for as little as that needs: one read for all days of a customer, and one for each four days whose hours
   are to be told apart. Reads are counted, and the sink itself keeps to what it may be asked.
+- Where a sink tells combinations of dimensions apart, it is asked for those instead, by as many reads: what is too much of
+  one and too little of another comes to nothing in their sum.
 - The ledger is read first, by customer and day, and its transaction is over before a sink is asked. Only a few customers
   are in memory at once.
 - What a sink has of a time that the feed does not bill is somebody else's affair: another sink of ours, or whoever billed
@@ -15,12 +17,13 @@ Rules
 
 import datetime as dt
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import NamedTuple
 
 from aggregator.core import definitions
+from aggregator.core.dimensions import Dimensions
 from aggregator.core.drift import (
     Cause,
     Difference,
@@ -38,7 +41,7 @@ from aggregator.core.windows import DAY, HOUR
 from aggregator.errors import AccountRefused, CustomerUnknown, MetersMixed
 from aggregator.ledger.drift import DayLine, DriftReport, FeedLine
 from aggregator.sinks.asking import by_customer
-from aggregator.sinks.protocol import Totals
+from aggregator.sinks.protocol import TellsCombinations, Totals
 
 ASKED_AT_ONCE = 16
 """Customers that are asked about beside each other: as many connections as a sink keeps for what is only read."""
@@ -48,6 +51,10 @@ PROOF = dt.timedelta(hours=26)
 
 MOST_UNASKED = 20
 """How many customers are named of whom a sink could say nothing."""
+
+
+Apart = dict[Dimensions, dict[dt.datetime, Decimal]]
+"""Figures of combinations, by the starts of days or hours."""
 
 
 class Line(NamedTuple):
@@ -63,6 +70,8 @@ class Line(NamedTuple):
     read_again_from: dt.datetime
     shadow: bool = False
     """Whether nothing of it is sent, so that what its sink holds is not ours."""
+    is_apart: bool = False
+    """Whether combinations of dimensions are compared one by one, where the sink tells them apart."""
 
 
 class Found(NamedTuple):
@@ -205,6 +214,7 @@ class DriftFinder:
         self._sink = sink if limits is not None and not line.shadow and readable(limits) else None
         self.late = late
         self._every_hour = every_hour
+        self._tells_apart = line.is_apart and isinstance(self._sink, TellsCombinations)
         self._may_ask = may_ask
         self._report = report
         self._line = line
@@ -259,28 +269,18 @@ class DriftFinder:
         if self._sink is not None and not self._may_ask():
             return customer
         known = {line.start: line for line in lines if line.start is not None}
-        counted, reads, unasked = self._by_day(lines)
+        counted, apart, reads, unasked = self._figures(lines)
         if counted is not None:
             counted = {day: much for day, much in counted.items() if day in known or self._bills(day, DAY)}
-        odd, differing = [], []
-        for day in sorted(known.keys() | (counted or {}).keys()):
-            line = known.get(day)
-            booked = line.booked if line else ZERO
-            if counted is not None and (
-                self._every_hour
-                or (line is not None and line.changed)
-                or not same(counted.get(day, ZERO), booked, self._line.unit)
-            ):
-                differing.append(day)
-            elif line is not None and line.odd:
-                odd.append(day)
+        within = set() if apart is None else self._differing_apart(customer, known, apart)
+        odd, differing = self._days_to_look_at(known, counted, within)
         hours: Mapping[dt.datetime, Decimal] = {}
         if counted is not None:
             finer = [day for day in differing if self._step(day) < DAY]
             hours, more = self._counted(customer, reads_by_hour(finer), HOUR)
             reads += more
-        found: list[Found] = []
-        in_sink = ZERO
+        found, in_sink, more = self._places_apart(customer, sorted(within), apart or {})
+        reads += more
         for day in sorted([*odd, *differing]):
             figure = (counted or {}).get(day, ZERO) if day in differing else None
             places, outside = self._places(customer, day, known.get(day), figure, hours)
@@ -290,20 +290,53 @@ class DriftFinder:
             in_sink = add(in_sink, much)
         return _Asked(lines, in_sink, reads, tuple(found), unasked)
 
-    def _by_day(
+    def _figures(
         self, lines: Sequence[DayLine]
-    ) -> tuple[Mapping[dt.datetime, Decimal] | None, int, str | None]:
-        """Return what the sink has of a customer's days, after how many reads, and why it says nothing of it."""
+    ) -> tuple[Mapping[dt.datetime, Decimal] | None, Apart | None, int, str | None]:
+        """Ask the sink for a customer's days: all together, by combinations if it tells them, and how many reads it took.
+
+        None, and why, if it can say nothing of the customer.
+        """
         if self._sink is None:
-            return None, 0, None
-        customer = lines[0].customer
+            return None, None, 0, None
+        customer, days = lines[0].customer, reads_by_day(self._line.span)
         try:
-            return *self._counted(customer, reads_by_day(self._line.span), DAY), None
+            apart, reads = self._counted_apart(customer, days, DAY)
+            if self._tells_apart:
+                return _summed(apart), apart, reads, None
+            counted, reads = self._counted(customer, days, DAY)
         except CustomerUnknown as error:
             accepted = any(line.events for line in lines)
-            return (None, 0, str(error)) if accepted else ({}, 0, None)
+            return (None, None, 0, str(error)) if accepted else ({}, None, 0, None)
         except (AccountRefused, MetersMixed) as error:
-            return None, 0, str(error)
+            return None, None, 0, str(error)
+        return counted, None, reads, None
+
+    def _days_to_look_at(
+        self,
+        known: Mapping[dt.datetime, DayLine],
+        counted: Mapping[dt.datetime, Decimal] | None,
+        within: Container[dt.datetime],
+    ) -> tuple[list[dt.datetime], list[dt.datetime]]:
+        """Return the days that are odd by the ledger's word, and those of which the sink says something else.
+
+        Those `within` which combinations differ are neither.
+        """
+        odd, differing = [], []
+        for day in sorted(known.keys() | (counted or {}).keys()):
+            line = known.get(day)
+            booked = line.booked if line else ZERO
+            if day in within:
+                continue
+            if counted is not None and (
+                self._every_hour
+                or (line is not None and line.changed)
+                or not same(counted.get(day, ZERO), booked, self._line.unit)
+            ):
+                differing.append(day)
+            elif line is not None and line.odd:
+                odd.append(day)
+        return odd, differing
 
     def _counted(
         self, customer: str, spans: Sequence[Span], step: dt.timedelta
@@ -314,6 +347,70 @@ class DriftFinder:
         for span in spans:
             counted |= self._sink.breakdown(self._line.meter, customer, span, step)
         return counted, len(spans)
+
+    def _counted_apart(self, customer: str, spans: Sequence[Span], step: dt.timedelta) -> tuple[Apart, int]:
+        """Ask the sink for each combination in each step of some spans; it is remembered if it does not tell them apart."""
+        counted: Apart = {}
+        sink: object = self._sink
+        if not self._tells_apart or not isinstance(sink, TellsCombinations):
+            return {}, 0
+        for span in spans:
+            said = sink.by_combination(self._line.meter, customer, span, step)
+            if said is None:
+                self._tells_apart = False
+                return {}, 0
+            for combination, figures in said.items():
+                counted.setdefault(combination, {}).update(figures)
+        return counted, len(spans)
+
+    def _differing_apart(
+        self, customer: str, known: Mapping[dt.datetime, DayLine], apart: Apart
+    ) -> set[dt.datetime]:
+        """Return the days in which the sink has something else of a combination than is booked.
+
+        Where the source says something else by now, only sums are known of it: such a day is compared by sums.
+        """
+        booked = self._report.combinations(self._line.feed.feed, customer, self._line.span)
+        days = {
+            (combination, day)
+            for figures in (apart, booked)
+            for combination, of in figures.items()
+            for day in of
+        }
+        return {
+            day
+            for combination, day in days
+            if not (day in known and known[day].changed)
+            and (day in known or self._bills(day, DAY))
+            and not same(
+                apart.get(combination, {}).get(day, ZERO),
+                booked.get(combination, {}).get(day, ZERO),
+                self._line.unit,
+            )
+        }
+
+    def _places_apart(
+        self, customer: str, days: Sequence[dt.datetime], apart: Apart
+    ) -> tuple[list[Found], Decimal, int]:
+        """Return what differs in some days, combination by combination, as `_places` does; and how many reads it took."""
+        finer = [
+            Span(day, day + DAY) for day in days if self._step(day) < DAY
+        ]  # a day's hours: there are many combinations
+        hours, reads = self._counted_apart(customer, finer, HOUR)
+        found: list[Found] = []
+        in_sink = ZERO
+        for day in days:
+            booked = self._report.combinations(self._line.feed.feed, customer, Span(day, day + DAY))
+            for combination in sorted(booked.keys() | apart.keys()):
+                figure = apart.get(combination, {}).get(day, ZERO)
+                agrees = same(figure, booked.get(combination, {}).get(day, ZERO), self._line.unit)
+                by_hour = hours.get(combination, {})
+                places, outside = self._places(
+                    customer, day, None, None if agrees else figure, by_hour, combination
+                )
+                found += places
+                in_sink = subtract(in_sink, outside)
+        return found, in_sink, reads
 
     def _bills(self, start: dt.datetime, length: dt.timedelta) -> bool:
         """Tell whether the feed bills any of a stretch of time."""
@@ -332,12 +429,13 @@ class DriftFinder:
         line: DayLine | None,
         figure: Decimal | None,
         hours: Mapping[dt.datetime, Decimal],
+        combination: Dimensions | None = None,
     ) -> tuple[list[Found], Decimal]:
         """Return what differs in one day, and how much of the sink's figure is of a time that the feed does not bill.
 
         `figure` is what the sink has of the day, if it differs from what is booked.
         """
-        rows = self._report.customer(self._line.feed.feed, customer, Span(day, day + DAY))
+        rows = self._report.customer(self._line.feed.feed, customer, Span(day, day + DAY), combination)
         source = dict(line.changed) if line is not None else {}
         step = self._step(day)
         sums: dict[dt.datetime, Decimal] = defaultdict(Decimal)
@@ -369,6 +467,15 @@ class DriftFinder:
             unexplained = Difference(Cause.UNEXPLAINED, subtract(whole, figure), (), reason)
             found.append(Found(self._line.meter, self._line.sink, place, (unexplained,)))
         return found, outside
+
+
+def _summed(apart: Apart) -> dict[dt.datetime, Decimal]:
+    """Return what all combinations come to."""
+    sums: dict[dt.datetime, Decimal] = {}
+    for figures in apart.values():
+        for start, much in figures.items():
+            sums[start] = add(sums.get(start, ZERO), much)
+    return sums
 
 
 def readable(limits: Limits) -> bool:

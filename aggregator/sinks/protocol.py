@@ -21,6 +21,7 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import NamedTuple, Protocol, runtime_checkable
 
+from aggregator.core.dimensions import Dimensions
 from aggregator.core.model import Bounds, Event, Limits, Span, Verdict, Written
 
 
@@ -135,6 +136,20 @@ class FileSink(Destination, Protocol):
         """Make the file, unless it is there already; None if there is nothing to write, or it may not go on.
 
         Raises SinkUnreachable where another try may succeed, SinkHalted where a person must act.
+        """
+        ...
+
+
+@runtime_checkable
+class TellsCombinations(Protocol):
+    """A sink that can tell what it has counted of each combination of a meter's dimensions."""
+
+    def by_combination(
+        self, meter: str, customer: str, span: Span, step: timedelta
+    ) -> Mapping[Dimensions, Mapping[datetime, Decimal]] | None:
+        """Return what `breakdown` does for each combination; None if it has no figures of its own for them.
+
+        What events have that lack a dimension stands under those that they have. Raises as `breakdown` does.
         """
         ...
 

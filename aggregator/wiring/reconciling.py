@@ -174,6 +174,7 @@ def _compare(
     stack: ExitStack,
 ) -> Compared:
     line = _line(app, feed, question.span)
+    line = line._replace(is_apart=_tells_apart(app, feed))
     lines, shadow = line.feed, line.shadow
     if asked is not None:
         asked = asked._replace(span=Span(asked.span.start, min(asked.span.end, feed.read_until)))
@@ -249,6 +250,11 @@ def _line(app: App, feed: UsageFeed, span: Span) -> Line:
     known = app.definitions(feed.meter)
     again_from = feed.mark - configured.revisit
     return Line(feed.meter, feed.sink, lines, span, known, configured.unit, again_from, feed.shadow)
+
+
+def _tells_apart(app: App, feed: UsageFeed) -> bool:
+    """Tell whether a feed's usage is kept apart by dimensions of which its sink has all that there ever were."""
+    return bool(feed.dimensions) and set(feed.dimensions) <= set(app.registered[feed.meter].meter.dimensions)
 
 
 def may_ask(app: App, sink: str) -> Callable[[], bool]:

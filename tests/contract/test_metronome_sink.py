@@ -1081,6 +1081,62 @@ def test_who_is_alone_in_a_metric_is_asked_for_as_a_whole(
     assert (sink.total("eu", "cus_1", WHOLE), sink.total("us", "cus_1", WHOLE)) == (13, 5)
 
 
+TOKENS = {
+    name: MetronomeMeter(
+        event_type="tokens",
+        properties={"region": name},
+        dimensions={"kind": "token_type", "model": "llm_model"},
+    )
+    for name in ("eu", "us")
+}
+GROUPED = ("llm_model", "token_type", "region")
+
+
+@pytest.mark.parametrize("page_rows", [100, 1])
+def test_combinations_are_told_apart_by_a_group_key_that_has_all_of_them(
+    sandbox: MetronomeControl, make_sink: MakeSink, page_rows: int
+) -> None:
+    """By hours and days, of the meter alone; what lacks a dimension stands under those that it has."""
+    filters = [{"name": each} for each in GROUPED]
+    sandbox.add_metric(
+        "tokens", filters=filters, group_keys=[["llm_model"], ["llm_model", "region"], GROUPED]
+    )
+    sandbox.add_customer("one", "cus_1")
+    sink = make_sink(sandbox.url, meters=TOKENS)
+    small, large = (("kind", "in"), ("model", "small")), (("kind", "out"), ("model", "large"))
+    uses = [("eu", NOON, 1, small), ("eu", NOON, 2, large), ("eu", NOON + HOUR, 4, large)]
+    uses += [("us", NOON, 8, large), ("eu", NOON, 16, ()), ("eu", NOON, 32, small[1:])]
+    events = [
+        used_at(at, much)._replace(meter=meter, identifier=f"tokens_{much}", dimensions=dimensions)
+        for meter, at, much, dimensions in uses
+    ]
+    assert {each.answer for each in sink.send(events, always)} == {Answer.ACCEPTED}
+    sandbox.set_rules(page_rows=page_rows)
+    assert sink.by_combination("eu", "cus_1", WHOLE, HOUR) == {
+        small: {NOON: 1},
+        large: {NOON: 2, NOON + HOUR: 4},
+        (): {NOON: 16},
+        small[1:]: {NOON: 32},
+    }
+    found = sink.by_combination("us", "cus_1", WHOLE, DAY)
+    assert found == {large: {YESTERDAY: 8}}
+    with pytest.raises(CustomerUnknown):
+        sink.by_combination("us", "cus_2", WHOLE, DAY)
+
+
+def test_without_such_a_group_key_no_combination_has_a_figure(
+    sandbox: MetronomeControl, make_sink: MakeSink
+) -> None:
+    """One that lacks a dimension, or has what differs between events, or does not tell the meters apart, is none."""
+    names = [*GROUPED, "request"]
+    keys = [["llm_model", "region"], [*GROUPED, "request"], GROUPED[:2]]
+    sandbox.add_metric("tokens", filters=[{"name": each} for each in names], group_keys=keys)
+    sandbox.add_customer("one", "cus_1")
+    sink = make_sink(sandbox.url, meters=TOKENS)
+    assert sink.by_combination("eu", "cus_1", WHOLE, DAY) is None
+    assert make_sink(sandbox.url, meters=REGIONS).by_combination("eu", "cus_1", WHOLE, DAY) is None
+
+
 def test_what_usage_by_group_is_asked_for(script: Script, make_sink: MakeSink) -> None:
     """One metric, one customer, the whole group key, and our values of it alone; rows in the older form count, too."""
     metric = {

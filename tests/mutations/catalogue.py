@@ -1850,6 +1850,20 @@ MISTAKES: tuple[Mistake, ...] = (
         ("tests/postgres/test_adopting_customers.py::test_usage_of_a_forgotten_customer_is_no_others",),
     ),
     Mistake(
+        "a combination is compared by what the sum of all comes to",
+        "aggregator/wiring/reconciling.py",
+        "    line = line._replace(is_apart=_tells_apart(app, feed))\n",
+        "",
+        ("tests/system/test_llm_tokens.py",),
+    ),
+    Mistake(
+        "another meter's usage of a metric stands under this one's combinations",
+        "aggregator/sinks/metronome/groups.py",
+        "        and all(any(other.get(key) != own[key] for key in keys - wanted) for other in others)\n",
+        "",
+        ("tests/contract/test_metronome_sink.py::test_without_such_a_group_key_no_combination_has_a_figure",),
+    ),
+    Mistake(
         "a counter that a restore has forgotten is taken for new, and billed as a whole again",
         "aggregator/ledger/samples.py",
         "coalesce(known_in <> %(generation)s, %(is_first_since)s) as adopted",

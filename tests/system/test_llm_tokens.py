@@ -55,7 +55,10 @@ def test_tokens_of_a_gateway(world: World) -> None:
         )
     metronome = MetronomeControl(world.sandbox.url)
     metronome.reset()
-    metronome.add_metric("llm_tokens")
+    apart = ["llm_model", "token_type"]
+    metronome.add_metric("llm_tokens", filters=[{"name": each} for each in apart], group_keys=[apart])
+    metronome.add_customer("ada", "cus_ada")
+    metronome.add_customer("bea", "cus_bea")
     example = YAML(typ="safe").load(EXAMPLE)
     meter = example["meters"]["llm_tokens"] | {"start_at": f"{hour:%Y-%m-%dT%H:%MZ}"}
     world.config["sources"] = {
@@ -90,6 +93,22 @@ def test_tokens_of_a_gateway(world: World) -> None:
         ("cus_bea", "huge", "input"): "9",
         ("cus_bea", "huge", "output"): "4",
     }
+    stray = {
+        "transaction_id": "stray",
+        "customer_id": "cus_ada",
+        "event_type": "llm_tokens",
+        "timestamp": f"{hour:%Y-%m-%dT%H:%M:%SZ}",
+        "properties": {"quantity": "150", "llm_model": "large", "token_type": "input"},
+    }
+    metronome.call("POST", "/v1/ingest", [stray])
+    compared = world.run("reconcile", "--json")
+    [differs] = [each for each in compared.json["differences"] if each["cause"] == "foreign"]
+    assert (differs["sink"], differs["customer"], differs["dimensions"], differs["amount"]) == (
+        "metronome",
+        "cus_ada",
+        "model=large, token_type=input",
+        "-150",
+    )
     waits = world.run("events", "list")
     assert "no event name is mapped for model=huge" in " ".join(waits.said.split()), waits.said
 

@@ -125,7 +125,7 @@ class Repairs(Part):
         values = {"meter": line.meter_id, "start": place.span.start, "now": now}
         with self._database.transaction() as connection:
             connection.execute(HOLD_METER, values)
-            rows = customer_of(connection, line.feed, place.customer, place.span)
+            rows = customer_of(connection, line.feed, place.customer, place.span, place.dimensions)
             if not _stands(rows, place):
                 return Done(left="it has changed since it was compared: ask again")
             done = Done()
@@ -185,6 +185,10 @@ class _TakingOver:
     def run(self, difference: Difference) -> Done:
         """Take over by how much the sink differs from what is booked; what is too much is proposed, where that is wanted."""
         more = subtract(self._place.held_by_sink, self._place.booked)
+        if self._place.dimensions:
+            return Done(
+                left="what one combination has too much or too little is not taken over: put it right there by hand"
+            )
         if any(slot.combination for slot in self._rows.slots):
             return Done(
                 left="the sink tells what all combinations of the customer's dimensions come to, and not of which of them "

@@ -19,6 +19,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Literal, NamedTuple, NoReturn, Protocol
 
 from aggregator.core import definitions
+from aggregator.core.dimensions import Dimensions, of_mapping
 from aggregator.core.model import ZERO, Span
 from aggregator.core.windows import DAY, HOUR, floor, is_boundary, is_whole
 from aggregator.errors import (
@@ -126,16 +127,12 @@ class Account:
 
         Raises SinkUnreachable, SinkHalted or SinkError.
         """
-        if step not in STEPS or not is_whole(span, step):
-            raise SinkError(
-                f"Metronome counts by whole UTC hours and days, and {span} is not made of such. Look for the event in "
-                "Metronome's event search, by its identifier."
-            )
+        self._refuse_odd(span, step)
         metric, keys = await self._counting(name)
         known = await self._customer(customer)
         group = {key: self._meters[name].properties[key] for key in keys}
         rows = await (
-            self._usage_of(metric, known, span, step, group)
+            self._usage_of(metric, known, span, step, keys, group)
             if group
             else self._usage(metric, known, span, step)
         )
@@ -149,6 +146,42 @@ class Account:
                 raise SinkError(f"Metronome's usage of {name} by {STEPS[step]} makes no sense at {start}.")
             found[start] = value
         return {start: value for start, value in found.items() if start in span and value}
+
+    async def by_combination(
+        self, name: str, customer: str, span: Span, step: dt.timedelta
+    ) -> dict[Dimensions, dict[dt.datetime, Decimal]] | None:
+        """Return the same for each combination of the meter's dimensions; None if the metric has no group key for them.
+
+        Raises SinkUnreachable, SinkHalted or SinkError.
+        """
+        self._refuse_odd(span, step)
+        meter = self._meters.get(name)
+        if meter is None or not meter.dimensions:
+            return None
+        metric = await self._metric_of(name, meter)
+        keys = groups.apart(metric, name, self._meters)
+        if keys is None:
+            return None
+        own = {key: meter.properties[key] for key in keys if key in meter.properties}
+        known = await self._customer(customer)
+        rows = await self._usage_of(str(metric.get("id")), known, span, step, keys, own)
+        found: dict[Dimensions, dict[dt.datetime, Decimal]] = {}
+        for row in rows:
+            group, start = _group(row), _start(row, "starting_on")
+            if (
+                not isinstance(group, Mapping)
+                or group.keys() != {*keys}
+                or any(group[k] != own[k] for k in own)
+            ):
+                raise SinkError(f"Metronome's usage of {name} is about somebody or something else.")
+            of = found.setdefault(_combination(meter, group), {})
+            if start in of or not is_boundary(start, step):
+                raise SinkError(f"Metronome's usage of {name} by {STEPS[step]} makes no sense at {start}.")
+            of[start] = _value(row)
+        return {
+            each: {start: value for start, value in of.items() if start in span and value}
+            for each, of in found.items()
+        }
 
     async def why_unknown(self, customer: str) -> str | None:
         """Say why Metronome knows no customer by this ingest alias or id; None if it knows one.
@@ -260,10 +293,24 @@ class Account:
         )
         return await self._pages(ask, "usage")
 
+    @staticmethod
+    def _refuse_odd(span: Span, step: dt.timedelta) -> None:
+        if step not in STEPS or not is_whole(span, step):
+            raise SinkError(
+                f"Metronome counts by whole UTC hours and days, and {span} is not made of such. Look for the event in "
+                "Metronome's event search, by its identifier."
+            )
+
     async def _usage_of(
-        self, metric: str, customer: str, span: Span, step: dt.timedelta, group: Mapping[str, str]
+        self,
+        metric: str,
+        customer: str,
+        span: Span,
+        step: dt.timedelta,
+        keys: GroupKey,
+        only: Mapping[str, str],
     ) -> list[Row]:
-        """Read the usage of one group alone."""
+        """Read the usage of groups, `only` of those with some values."""
         ask = partial(
             self.client.api.v1.usage.with_raw_response.list_with_groups,
             billable_metric_id=metric,
@@ -271,10 +318,11 @@ class Account:
             starting_on=wire.instant(floor(span.start, DAY)),
             ending_before=wire.instant(definitions.ceiling(span.end, DAY)),
             window_size=STEPS[step],
-            group_key=list(group),
-            group_filters={key: [value] for key, value in group.items()},
+            group_key=list(keys),
             limit=PAGE,
         )
+        if only:
+            ask = partial(ask, group_filters={key: [value] for key, value in only.items()})
         return await self._pages(ask, "usage by group")
 
     async def _customer(self, name: str) -> str:
@@ -441,6 +489,12 @@ def _group(row: Row) -> object:
     if group is None and row.get("group_key") is not None:  # the older form, of one property
         group = {row["group_key"]: row.get("group_value")}
     return group
+
+
+def _combination(meter: MetronomeMeter, group: Mapping[str, object]) -> Dimensions:
+    """Return which combination of dimensions a group is, of those that its events have."""
+    named = {name: group[key] for name, key in meter.dimensions.items()}
+    return of_mapping({name: str(value) for name, value in named.items() if value is not None})
 
 
 def _start(row: Row, name: str) -> dt.datetime:

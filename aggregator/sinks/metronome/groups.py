@@ -8,6 +8,7 @@ Rules
 - A meter that is alone in its metric is asked for by the metric's whole usage: what somebody else sends is seen, too.
 - Else the shortest group key counts that this meter's events have, and by which each of the others differs.
 - Where there is none, no figure is this meter's, and none is given.
+- Combinations of a meter's dimensions are told apart by a group key that has all of them.
 """
 
 from collections.abc import Mapping
@@ -50,6 +51,24 @@ def telling_apart(metric: Metric, name: str, meters: Mapping[str, MetronomeMeter
         keys
         for keys in _group_keys(metric)
         if keys <= own.keys() and all(any(other.get(key) != own[key] for key in keys) for other in others)
+    ]
+    return min((tuple(sorted(keys)) for keys in fitting), key=lambda keys: (len(keys), keys), default=None)
+
+
+def apart(metric: Metric, name: str, meters: Mapping[str, MetronomeMeter]) -> GroupKey | None:
+    """Return the group key by which to ask for each combination of a meter's dimensions; None if there is none.
+
+    It has every dimension, and besides only what is the same on each event of the meter; by that others differ, if any.
+    """
+    meter, others = meters[name], [meters[each].properties for each in beside(metric, name, meters)]
+    own, wanted = meter.properties, frozenset(meter.dimensions.values())
+    fitting = [
+        keys
+        for keys in _group_keys(metric)
+        if wanted
+        and wanted <= keys
+        and keys <= own.keys() | wanted
+        and all(any(other.get(key) != own[key] for key in keys - wanted) for other in others)
     ]
     return min((tuple(sorted(keys)) for keys in fitting), key=lambda keys: (len(keys), keys), default=None)
 

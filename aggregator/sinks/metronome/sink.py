@@ -11,6 +11,7 @@ from dataclasses import replace
 from decimal import Decimal
 
 from aggregator.core import age_limits
+from aggregator.core.dimensions import Dimensions
 from aggregator.core.model import Encoding, Event, Limits, Span, WriteModel
 from aggregator.core.rate_limit import Pace
 from aggregator.core.windows import HOUR
@@ -131,6 +132,12 @@ class MetronomeSink(HttpSink[Account]):
         `step` is one hour or one day, and the span lies on such. Raises as `total` does.
         """
         return self._read(lambda account: account.breakdown(meter, customer, span, step), READS)
+
+    def by_combination(
+        self, meter: str, customer: str, span: Span, step: dt.timedelta
+    ) -> Mapping[Dimensions, Mapping[dt.datetime, Decimal]] | None:
+        """Return the same for each combination of a meter's dimensions; None if its metric cannot tell them apart."""
+        return self._read(lambda account: account.by_combination(meter, customer, span, step), READS)
 
     def knows_by_name(self, customer: str) -> bool:  # noqa: ARG002 - an alias may be anything
         """Say whether a customer can be looked up."""
