@@ -178,7 +178,7 @@ class Collector:
         if lease is not None:
             self._unstable = lease.unstable
             self._doubtful = (
-                self._meters.doubtful_windows(self._registered) if lease.is_mapped else frozenset()
+                self._passes.doubtful_windows(self._registered) if lease.is_mapped else frozenset()
             )
         try:
             yield (

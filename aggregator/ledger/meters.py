@@ -87,8 +87,6 @@ update aggregator.meter
 returning epoch, mark, reread_from, swept, seen_until, clock_timestamp(), hourly_at, daily_at, waits_for
 """
 
-DOUBTFUL = "select window_start from aggregator.doubtful_window where meter_id = %(meter_id)s"
-
 FIND_DEFINITIONS = """
 select since, fingerprint, query, make_interval(secs => window_seconds), dimensions, customers
   from aggregator.definition
@@ -317,10 +315,6 @@ class Meters(Part):
         """Return by which queries, and in which windows, the meter is read, in the order of time."""
         with self._database.transaction() as connection:
             return definitions_of(connection, registered.id)
-
-    def doubtful_windows(self, registered: Registered) -> frozenset[dt.datetime]:
-        """Return of which windows, by their starts, an adoption could not tell whose usage they hold."""
-        return frozenset(start for (start,) in self._rows(DOUBTFUL, {"meter_id": registered.id}))
 
     def note_unstable(
         self, lease: Lease, fingerprint: str, window_start: dt.datetime, differing: Differing

@@ -21,6 +21,7 @@ from typing import Any, cast
 
 import pytest
 
+from aggregator.core.dimensions import Dimensions
 from aggregator.core.model import (
     Answer,
     Encoding,
@@ -1104,6 +1105,7 @@ def test_combinations_are_told_apart_by_a_group_key_that_has_all_of_them(
     sandbox.add_customer("one", "cus_1")
     sink = make_sink(sandbox.url, meters=TOKENS)
     small, large = (("kind", "in"), ("model", "small")), (("kind", "out"), ("model", "large"))
+    uses: list[tuple[str, dt.datetime, int, Dimensions]]
     uses = [("eu", NOON, 1, small), ("eu", NOON, 2, large), ("eu", NOON + HOUR, 4, large)]
     uses += [("us", NOON, 8, large), ("eu", NOON, 16, ()), ("eu", NOON, 32, small[1:])]
     events = [

@@ -44,6 +44,8 @@ class ApartSink(CountingSink):
 class Apart(Compared):
     """A meter with a dimension, whose combinations are compared."""
 
+    sink: ApartSink
+
     def __init__(self, database: Database) -> None:
         self.sink = ApartSink()
         meter = replace(METER, dimensions=("model",), fingerprint="d" * 64)

@@ -54,8 +54,8 @@ TWINS: dict[type, type] = {
 }
 
 NOT_LIVED: dict[type, set[str]] = {
-    Meters: {"doubtful_windows", "look", "memory", "note_unstable", "redefine"},
-    Passes: {"preview"},
+    Meters: {"look", "memory", "note_unstable", "redefine"},
+    Passes: {"doubtful_windows", "preview"},
     RunningTotals: {"of_all"},
     Outbox: {"clock_set_back", "planned_by", "waiting"},
     InDoubt: {"sent_silently"},

@@ -145,6 +145,9 @@ class Held(NamedTuple):
         return self._replace(swollen={**self.swollen, swelled.feed.id: windows})
 
 
+DOUBTFUL = "select window_start from aggregator.doubtful_window where meter_id = %(meter_id)s"
+
+
 class Passes(Part):
     """The verbs about passes. `lease` is how long a holder may be silent; `elapsed` tells seconds, to measure with.
 
@@ -305,6 +308,10 @@ class Passes(Part):
                     self._run(RENEW, {**lease.key, "length": self._lease})
 
         return alive
+
+    def doubtful_windows(self, registered: Registered) -> frozenset[dt.datetime]:
+        """Return of which windows, by their starts, an adoption could not tell whose usage they hold."""
+        return frozenset(start for (start,) in self._rows(DOUBTFUL, {"meter_id": registered.id}))
 
     def preview(
         self, registered: Registered, spool: Spool, span: Span, decide: Decide, known: Sequence[Definition]
