@@ -143,9 +143,10 @@ def _not_ours(state: Path, users: Path, error: OSError) -> str:
 def _obstacle(directory: Path) -> str | None:
     """Say what Postgres would refuse about its directory, in a sentence, and what to do; None if it would not."""
     try:
-        if not (directory / "PG_VERSION").exists():
-            return None
+        (directory / "PG_VERSION").stat()  # `exists` is false from Python 3.14 on where nobody may look
         found = directory.stat()
+    except FileNotFoundError:
+        return None
     except PermissionError:
         return f"it belongs to {_owner(directory)}; run as that user, or set another `state_dir`"
     if os.geteuid() not in (0, found.st_uid):

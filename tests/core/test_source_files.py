@@ -1,6 +1,7 @@
 """Folders of Parquet and CSV files as a source: what their files hold, and nothing that is guessed."""
 
 import datetime as dt
+import errno
 import gzip
 import os
 from collections.abc import Mapping
@@ -69,6 +70,23 @@ def unreadable(lake: Source) -> str:
     with pytest.raises(SourceUnreachable) as caught:
         lake.ping()
     return str(caught.value)
+
+
+def test_a_file_that_nobody_may_look_at_is_not_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As behind a link into a folder of somebody else's: what it holds would not be billed, and nobody would know."""
+    for name in ("a.csv", "b.csv"):
+        written(tmp_path / name, "customer,quantity,used_at\n007,1.5,2026-06-01 12:00:00Z\n")
+    real = os.stat
+
+    def stat(path: Any, **rest: Any) -> os.stat_result:
+        if str(path).endswith("b.csv"):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return real(path, **rest)
+
+    monkeypatch.setattr(os, "stat", stat)
+    assert "Permission denied" in unreadable(source(tmp_path / "*.csv", columns=TYPES))
 
 
 @pytest.mark.parametrize("zone", ["America/New_York", "Asia/Kathmandu"])
