@@ -15,6 +15,7 @@ from aggregator.cli.mappings import tried_mappings
 from aggregator.cli.options import config_option, json_option, load_config
 from aggregator.cli.printing import say, show_rows, write_json
 from aggregator.cli.prove import prove
+from aggregator.cli.revisits import costs
 from aggregator.cli.samples import try_sample
 from aggregator.cli.tables import table_notes
 from aggregator.core.shown import counted
@@ -161,6 +162,8 @@ def _ledger(config: "Config", pinned: dict[str, str]) -> Iterator[Finding]:
                 yield Finding(f"meter {removed.meter}", "note", text)
             for each in ledger.places.moved_files(file_places(config)):
                 yield Finding(f"sink {each.sink}", "wrong", str(each))
+            for meter, text in costs(ledger.figures.revisit_costs(ledger.instant()), config.meters):
+                yield Finding(f"meter {meter}", "note", text)
             for meter, verdict, text in findings_of(config, ledger.reports.status(), ledger.instant()):
                 yield Finding(f"meter {meter}", verdict, text)
     except LedgerError as error:

@@ -7,7 +7,7 @@ from aggregator.core.shown import counted, shown
 
 if TYPE_CHECKING:
     from aggregator.config import Meter
-    from aggregator.ledger.figures import TouchedFigures
+    from aggregator.ledger.figures import RevisitCost, TouchedFigures
 
 
 def report(touched: "Iterable[TouchedFigures]", meters: "Mapping[str, Meter]") -> Iterator[str]:
@@ -21,3 +21,25 @@ def report(touched: "Iterable[TouchedFigures]", meters: "Mapping[str, Meter]") -
                 f"{shown(each.missed_at)}"
             )
         yield f"{each.meter} reads again what its source names as touched, up to {shown(each.since)}; {missed}."
+
+
+HEAVY_SECONDS = 60.0
+"""From how much of the source's time a day on it is said that there is another way."""
+
+
+def costs(found: "Iterable[RevisitCost]", meters: "Mapping[str, Meter]") -> Iterator[tuple[str, str]]:
+    """Say by meter what revisits of old windows cost per day, by the days on which there were any."""
+    for meter, days, readings, rows, seconds in found:
+        if meter not in meters:
+            continue
+        text = (
+            f"revisits of old windows cost its source {seconds / days:.1f} s a day, for {rows / days:,.0f} rows in "
+            f"{readings / days:.1f} readings"
+        )
+        if (
+            meters[meter].changed is None
+            and meters[meter].read == "windows"
+            and seconds / days > HEAVY_SECONDS
+        ):
+            text += ": with `changed`, it says itself which were touched; see docs/revisits.md"
+        yield meter, text

@@ -445,7 +445,7 @@ class Collector:
                     definition.fingerprint, windows.count(this.span, definition.window), took
                 )
             failpoints.passing("readings_taken")
-            this = this._replace(seen=allow.seen)
+            this = this._replace(seen=allow.seen, read_seconds=took)
             this = this._replace(touched=result.shown(allow.seen, this.touched))
             if allow.is_cut:
                 result.leave(allow.until, allow.reason)

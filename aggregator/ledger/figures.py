@@ -120,6 +120,13 @@ select meter.name, missed, missed_at, since
   from aggregator.touched join aggregator.meter on meter.id = touched.meter_id order by 1
 """
 
+REVISITS = """
+select meter.name, count(*), sum(readings)::bigint, sum(rows)::bigint, sum(seconds)
+  from aggregator.reading_cost join aggregator.meter on meter.id = meter_id
+ where old and day >= %(now)s::timestamptz::date - 7 and day < %(now)s::timestamptz::date
+ group by 1 order by 1
+"""
+
 # Samples are few and found by their instants. What counts of a gap is what lies within the time that is looked at.
 SAMPLES = """
 select asked.meter, last.at, coalesce(gaps.missing, interval '0')
@@ -252,6 +259,16 @@ class TouchedFigures(NamedTuple):
     since: dt.datetime
 
 
+class RevisitCost(NamedTuple):
+    """What it cost the source to be read again, of old windows, in some days."""
+
+    meter: str
+    days: int
+    readings: int
+    rows: int
+    seconds: float
+
+
 class SampleFigures(NamedTuple):
     """When a meter was last sampled, and for how long no sample stood within the time that was asked for."""
 
@@ -300,6 +317,10 @@ class Figures(Part):
     def touched(self) -> list[TouchedFigures]:
         """Return what full readings found, of each meter whose source is asked what was touched."""
         return [TouchedFigures._make(row) for row in self._rows(MISSED)]
+
+    def revisit_costs(self, now: dt.datetime) -> list[RevisitCost]:
+        """Return what old windows cost that were read again, by meter, in the last seven days that are over."""
+        return [RevisitCost._make(row) for row in self._rows(REVISITS, {"now": now})]
 
     def samples(self, stands: Mapping[str, dt.timedelta], since: dt.datetime) -> list[SampleFigures]:
         """Return how meters were sampled since an instant; `stands` says of each for how long a sample does.

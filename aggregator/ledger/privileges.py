@@ -23,19 +23,19 @@ def _words(text: str) -> frozenset[str]:
 
 INSERTED = _words("""
     attempt cancellation carry checking claim combination configuration cursor customer customer_change cutover decision
-    definition doubtful_window drift event evidence feed fence file guarded host lateness mapping meter notification origin
-    outbox parked pass pass_count poll rate_share read_count readback reassertion rejection running_total sample sampling
-    series silent_customer sink slot touched unchecked unmapped unread unstable usage_day usage_of_combination usage_of_day
-    usage_of_hour verdict_count
+    definition doubtful_window drift event evidence feed fence file guarded host lateness mapping meter notification
+    origin outbox parked pass pass_count poll rate_share read_count readback reading_cost reassertion rejection
+    running_total sample sampling series silent_customer sink slot touched unchecked unmapped unread unstable usage_day
+    usage_of_combination usage_of_day usage_of_hour verdict_count
 """)
 UPDATED = _words("""
-    cancellation carry checking claim cursor customer cutover drift event feed fence file guarded identity lateness mapping
-    meter origin outbox parked pass pass_count poll rate_share read_count readback reassertion rejection running_total
-    sampling series sink slot touched unchecked unread usage_day verdict_count
+    cancellation carry checking claim cursor customer cutover drift event feed fence file guarded identity lateness
+    mapping meter origin outbox parked pass pass_count poll rate_share read_count readback reading_cost reassertion
+    rejection running_total sampling series sink slot touched unchecked unread usage_day verdict_count
 """)
 DELETED = _words("""
     carry customer cutover definition doubtful_window drift fence file guarded lateness notification outbox parked pass
-    rate_share reassertion rejection running_total sample silent_customer slot unchecked unmapped unread
+    rate_share reading_cost reassertion rejection running_total sample silent_customer slot unchecked unmapped unread
     usage_of_combination usage_of_day usage_of_hour
 """)
 

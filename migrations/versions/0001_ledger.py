@@ -137,6 +137,18 @@ comment on column aggregator.touched.fingerprint is 'By which question; another 
 comment on column aggregator.touched.missed is
     'In how many windows full readings found something that no answer had named, all in all.';
 
+create table aggregator.reading_cost (
+    meter_id integer not null references aggregator.meter,
+    day      date not null,
+    old      boolean not null,
+    readings bigint not null,
+    rows     bigint not null,
+    seconds  double precision not null,
+    primary key (meter_id, day, old)
+);
+comment on table aggregator.reading_cost is
+    'What readings cost the source, by day; `old`: of windows that were read again, and are not among the last two hours.';
+
 create table aggregator.definition (
     meter_id       integer not null references aggregator.meter,
     since          timestamptz not null,

@@ -5,13 +5,17 @@ import re
 from dataclasses import replace
 from pathlib import Path
 from textwrap import dedent
+from types import SimpleNamespace
+from typing import Any
 
 import psycopg
 import pytest
 
+from aggregator.cli.revisits import costs
 from aggregator.core.model import EPOCH, Changed, Fence, Span
 from aggregator.errors import QueryRejected, SourceUnreachable
 from aggregator.ledger.database import Database
+from aggregator.ledger.figures import Figures, RevisitCost
 from aggregator.source import Source
 from tests.postgres.world import HOUR, METER, MINUTE, START, World
 
@@ -190,3 +194,29 @@ def asked(source: Source, query: str) -> set[dt.datetime]:
     with source.touched(dedent(query)) as touching:
         assert touching.fence is not None
         return {each for batch in touching.since(EPOCH) for each in batch}
+
+
+# What it costs
+
+
+def test_what_old_windows_cost_is_counted_by_day(world: World) -> None:
+    """Without what is new or young; days that are not over are left out."""
+    touch(world, START)
+    world.now += HOUR
+    world.collect()
+    figures = Figures(world.database)
+    assert figures.revisit_costs(world.now) == []
+    [cost] = figures.revisit_costs(world.now + DAY)
+    assert (cost.meter, cost.days, cost.readings, cost.rows) == ("api_requests", 1, 1, 2)
+    assert cost.seconds > 0
+
+
+def test_check_says_what_a_day_of_revisits_costs() -> None:
+    """And names the other way where it is much."""
+    meters: Any = {"api": SimpleNamespace(name="api", changed=None, read="windows")}
+    said = dict(
+        costs([RevisitCost("api", 2, 48, 70_000_000, 9_000.0), RevisitCost("gone", 1, 1, 1, 1.0)], meters)
+    )
+    cost = "revisits of old windows cost its source 4500.0 s a day, for 35,000,000 rows in 24.0 readings"
+    hint = "with `changed`, it says itself which were touched; see docs/revisits.md"
+    assert said == {"api": f"{cost}: {hint}"}

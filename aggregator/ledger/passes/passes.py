@@ -253,7 +253,7 @@ class Passes(Part):
             self._move(connection, lease, this, oldest, stays=bool(fallen))
             connection.execute(READ_AT_LAST, _where(lease, this))
             if this.kind == "live":
-                records.count_lateness(connection, registered, this, tally)
+                records.count_live(connection, registered, this, tally)
             records.finish(connection, pass_id, tally, self._elapsed() - began)
             failpoints.passing("pass_written")
         failpoints.passing("pass_committed")

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 from psycopg.types.range import TimestamptzRange
 
+from aggregator.core import windows
 from aggregator.core.model import Definition, Span
 from aggregator.ledger.database import Connection
 from aggregator.ledger.meters import Lease, Registered
@@ -62,6 +63,17 @@ FORGET_LATENESS = (
 )
 
 
+COUNT_COST = """
+insert into aggregator.reading_cost (meter_id, day, old, readings, rows, seconds)
+values (%(meter_id)s, %(now)s::timestamptz::date, %(old)s, 1, %(rows)s, %(seconds)s)
+    on conflict (meter_id, day, old) do update
+       set readings = reading_cost.readings + 1, rows = reading_cost.rows + excluded.rows,
+           seconds = reading_cost.seconds + excluded.seconds
+"""
+
+FORGET_COST = "delete from aggregator.reading_cost where meter_id = %(meter_id)s and day < %(now)s::timestamptz::date - 35"
+
+
 class Pass(NamedTuple):
     """What is to be done in one pass, and on whose behalf."""
 
@@ -82,6 +94,8 @@ class Pass(NamedTuple):
     """Up to when the source surely showed everything at this reading, if it says so."""
     more: bool = False
     """Whether another pass of the round reads on where this one ends, and sends again what is newer there."""
+    read_seconds: float = 0.0
+    """How long the source took to give it."""
     touched: dt.datetime | None = None
     """Up to when all that the source named as touched has been read with this pass, and those before it."""
 
@@ -103,6 +117,22 @@ def note_failure(connection: Connection, lease: Lease, this: Pass, seconds: floa
     pass_id = _record(connection, lease, this, Tally(), seconds, error)
     connection.execute(COUNT, {"pass_id": pass_id})
     connection.execute(FORGET_LIKE, {"pass_id": pass_id})
+
+
+def count_live(connection: Connection, registered: Registered, this: Pass, tally: Tally) -> None:
+    """Count what a live pass found late, and what it cost the source."""
+    count_lateness(connection, registered, this, tally)
+    near = windows.near(tally.mark, registered.meter.revisit, this.definition.window)
+    values = {
+        "meter_id": registered.id,
+        "now": this.now,
+        "old": this.span.end <= near,
+        "rows": tally.rows,
+        "seconds": this.read_seconds,
+    }
+    connection.execute(COUNT_COST, values)
+    if this.hourly:
+        connection.execute(FORGET_COST, values)
 
 
 def count_lateness(connection: Connection, registered: Registered, this: Pass, tally: Tally) -> None:
