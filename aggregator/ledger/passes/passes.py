@@ -188,8 +188,7 @@ class Passes(Part):
         registered, fallen = lease.registered, held.fallen
         past = usual.past_of(registered.meter, lease.definitions, this.span.start)
         with self._database.transaction() as connection:
-            unit = registered.meter.unit
-            stage(connection, spool, unit, self._signs_of_life(lease))
+            stage(connection, spool, registered.meter.unit, self._signs_of_life(lease))
             failpoints.passing("readings_staged")
             mark, reread_from = hold(connection, lease, self._identity)
             known = combinations.take_in(connection, registered, spool.combinations)
@@ -208,7 +207,7 @@ class Passes(Part):
                         this.span,
                         past,
                         noise=spool.noise,
-                        unit=unit,
+                        unit=registered.meter.unit,
                         more=this.more,
                         combinations=known,
                         moving=lease.is_mapped and feed.model is not WriteModel.LAST,
@@ -216,14 +215,9 @@ class Passes(Part):
                     decisions = decide(
                         feed, found, guarded=bool(fallen), swollen=held.swollen.get(feed.id, {})
                     )
+                    backfill = this.kind == "backfill"
                     writer = Writer(
-                        connection,
-                        io,
-                        feed,
-                        pass_id,
-                        this.now,
-                        backfill=this.kind == "backfill",
-                        may_move=may_move,
+                        connection, io, feed, pass_id, this.now, backfill=backfill, may_move=may_move
                     )
                     writer.write(tally.counting(decisions))
                     tally.reread.update(tally.moved)
@@ -237,9 +231,7 @@ class Passes(Part):
                         shrink_guard.check(connection, registered, feed, tally)
                     usual.check(connection, feed, this.span, past, tally, this.now)
                     together.let_go(connection, feed, this, past, tally, held.swollen.get(feed.id, {}))
-            tally.held += (
-                moves.hold_across(connection, registered, pass_id, this.now) if lease.is_mapped else 0
-            )
+            tally.held += moves.hold_across(connection, registered, pass_id, this.now)
             if tally.changed:
                 evidence.note(connection, registered, pass_id, mark, tally.reread)
             reassert.note_given_up(connection, registered.feeds, tally.voided, this.now)
