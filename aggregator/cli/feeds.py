@@ -60,6 +60,9 @@ def findings_of(
             row = rows.get((meter.name, fed.sink))
             if row is not None and row.stopped:
                 yield FeedFinding(meter.name, "wrong", row.stopped)
+            too_old = _too_old(fed, _begin(meter, fed, rows), config.sinks[fed.sink].type, now)
+            if row is None or row.mark <= row.start_at:  # nothing of it was ever read
+                yield from (FeedFinding(meter.name, "note", text) for text in too_old)
             for text in (*_shadow(fed, row), *_end(meter, fed, row)):
                 yield FeedFinding(meter.name, "note", text)
             if row is not None and row.lost_from is not None:
@@ -112,6 +115,16 @@ def _begin(meter: "Meter", fed: "FedSink", rows: Rows) -> dt.datetime:
     if row is not None:
         return max(row.since, row.mark) if row.shadow else row.since
     return next((other.mark for (name, _), other in rows.items() if name == meter.name), meter.start_at)
+
+
+def _too_old(fed: "FedSink", begin: dt.datetime, kind: str, now: dt.datetime) -> Iterator[str]:
+    """Say what of a meter that begins in the past its sink takes no more."""
+    earliest = now - age_limits.most_past(kind)
+    if begin < earliest and not fed.shadow:
+        yield (
+            f"it begins at {at(begin)}, and {fed.sink} takes nothing from before {at(earliest)} any more: what was used until "
+            "then will be refused, by name. If it was billed in another way, begin later: with `start_at`, or `bill_from`"
+        )
 
 
 def _shadow(fed: "FedSink", row: "FeedStatus | None") -> Iterator[str]:

@@ -2,7 +2,7 @@
 
 import datetime as dt
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
@@ -19,7 +19,7 @@ from aggregator.core.model import Answer, Event, Span, Terms
 from aggregator.errors import AggregatorError
 from aggregator.ledger.database import Database
 from aggregator.ledger.parity import Place, PlannedUsage, Side
-from aggregator.ledger.reports import Reports
+from aggregator.ledger.reports import FeedStatus, Reports
 from tests.fakes import FakeSink
 from tests.postgres.test_feed_terms import T, Two
 from tests.postgres.world import HOUR, METER, START
@@ -252,6 +252,25 @@ def test_a_sink_that_was_taken_off_can_still_be_compared(
 def found_by_check(two: Two, path: Path) -> list[tuple[str, str]]:
     config = load(path, {})
     return [each[1:] for each in findings_of(config, Reports(two.database).status(), two.world.now)]
+
+
+def test_check_tells_what_is_too_old_before_it_is_read(
+    database: Database, configured: Callable[[str], Path]
+) -> None:
+    """Stripe takes what is 35 days old. Once a meter has been read, it is no news any more."""
+    config = load(configured("[{sink: old, shadow: true}, new]"), {})
+
+    def told(now: dt.datetime, rows: Sequence[FeedStatus]) -> list[str]:
+        return [
+            each.text for each in findings_of(config, rows, now) if "takes nothing from before" in each.text
+        ]
+
+    assert told(START + 34 * DAY, []) == []
+    assert told(START + 36 * DAY, []) == [
+        "it begins at 2026-11-01T00:00Z, and new takes nothing from before 2026-11-02T01:00Z any more: what was used until "
+        "then will be refused, by name. If it was billed in another way, begin later: with `start_at`, or `bill_from`"
+    ]
+    assert told(START + 60 * DAY, list(Reports(shadowed(database).database).status())) == []
 
 
 def test_check_tells_of_two_sinks_that_bill_the_same_time(
