@@ -177,12 +177,17 @@ class Database:
 
     @contextmanager
     def transaction(
-        self, now: dt.datetime | None = None, *, clocks_agree: bool = False
+        self,
+        now: dt.datetime | None = None,
+        *,
+        clocks_agree: bool = False,
+        wait_seconds: float = POOL_WAIT_SECONDS,
     ) -> Iterator[Connection]:
         """Run one transaction under our settings; it commits at the end, or not at all.
 
         Its connection knows when it began by the ledger's clock: `now`, where only the callers know the time. With
-        `clocks_agree`, nothing is done while this host's clock differs from that one.
+        `clocks_agree`, nothing is done while this host's clock differs from that one. A session is waited for as long as
+        `wait_seconds`, where all are in use or none can be had.
 
         Raises LedgerUnreachable where another try may succeed, InvariantBroken where Postgres itself refused what we
         asked because it would break an invariant, ClocksApart, and LedgerError for the rest.
@@ -190,7 +195,7 @@ class Database:
         try:
             with (
                 self._underway.transaction() as stands,
-                self._pool.connection() as connection,
+                self._pool.connection(wait_seconds) as connection,
                 self._busy(connection),
                 self._ending(connection),
                 connection.transaction(),

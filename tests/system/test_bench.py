@@ -28,7 +28,7 @@ def test_every_measurement_runs(name: str) -> None:
     assert isinstance(figures, list), figures
     assert figures
     for figure in figures:
-        assert figure.events >= (1 if name == "start" else 100)
+        assert figure.events >= (1 if name == "start" else 10 if "is asked" in figure.name else 100)
         assert figure.wall > 0
         assert figure.seconds["client"] > 0
         assert ("ledger" in figure.seconds) == (name != "start")

@@ -21,7 +21,7 @@ TABLES = """
 create table api_usage (customer_id text, quantity numeric, used_at timestamp);
 create table customer (id int primary key, stripe_customer_id text, name text);
 create table account (id int primary key, stripe_customer_id text);
-create table api_request (customer_id int, created_at timestamptz);
+create table api_request (customer_id int, created_at timestamptz, updated_at timestamptz default now());
 create table seat_use (account_id int, user_id int, used_at timestamptz);
 create table data_export (stripe_customer_id text, created_at timestamptz);
 create table storage_sample (stripe_customer_id text, stored_bytes numeric, sampled_at timestamptz);

@@ -184,7 +184,7 @@ def test_the_ledger_is_compared_if_asked_for(world: World) -> None:
     assert "not configured any more" in gone["text"]
     said = world.run("meters", "diff", "--ledger")
     assert (said.code, "1 for a person." in said.out) == (4, True)
-    world.config["ledger"] = {"url": "postgresql://127.0.0.1:1/nothing"}
+    world.config["ledger"] = {"url": "postgresql://nobody@127.0.0.1:1/nothing?connect_timeout=2"}
     world.write()
     assert world.run("meters", "diff", "--ledger").code == 1
 

@@ -289,15 +289,21 @@ class Passes(Part):
             touched.move(connection, lease.registered.id, changed, this.touched, this.now)
 
     def _signs_of_life(self, lease: Lease) -> Callable[[], None]:
-        """Return what renews the lease from time to time, on another connection; the epoch decides in any case."""
+        """Return what renews the lease from time to time, on another connection; the epoch decides in any case.
+
+        It does not wait for one: the transaction that it speaks for is open meanwhile, and would wait with it.
+        """
         latest = self._elapsed()
 
         def alive() -> None:
             nonlocal latest
             if self._elapsed() - latest >= SIGN_OF_LIFE_SECONDS:
                 latest = self._elapsed()
-                with suppress(LedgerUnreachable):
-                    self._run(RENEW, {**lease.key, "length": self._lease})
+                with (
+                    suppress(LedgerUnreachable),
+                    self._database.transaction(wait_seconds=SIGN_OF_LIFE_SECONDS) as connection,
+                ):
+                    connection.execute(RENEW, {**lease.key, "length": self._lease})
 
         return alive
 
