@@ -129,6 +129,8 @@ def _started(
         "spark.driver.bindAddress": "127.0.0.1",
         "spark.driver.host": "127.0.0.1",
         "spark.sql.catalogImplementation": "in-memory",
+        # At the end of each session Hive looks for a metastore that is not there, eleven times in twenty seconds.
+        "spark.hadoop.hive.hmshandler.retry.attempts": "0",
         "spark.sql.session.timeZone": SESSION_ZONE,
         "spark.sql.shuffle.partitions": "2",
         "spark.sql.warehouse.dir": str(directory / "warehouse"),

@@ -27,7 +27,11 @@ logging.getLogger("thrift").addHandler(logging.NullHandler())  # it would print 
 CONNECT_SECONDS = 30.0
 
 CLOSE_SECONDS = 5.0
-"""How long a farewell may take: nobody waits for its answer."""
+"""How long it may take to have work stopped, or a result let go."""
+
+FAREWELL_SECONDS = 0.5
+"""How long the end of a session may take: a server without a metastore looks for one for twenty seconds, each time. It ends
+the session all the same once nobody listens any more."""
 
 TIMED_OUT = 3
 """TTransportException.TIMED_OUT (github.com/apache/thrift, lib/py/src/transport/TTransport.py)."""
@@ -253,7 +257,7 @@ class Session:
 
         self.end()
         with suppress(Exception):
-            self._wire.call("CloseSession", TCloseSessionReq(sessionHandle=self._handle), CLOSE_SECONDS)
+            self._wire.call("CloseSession", TCloseSessionReq(sessionHandle=self._handle), FAREWELL_SECONDS)
         self._wire.close()
 
 
