@@ -111,7 +111,9 @@ def test_interrupted_in_the_middle_and_run_again_it_is_complete(world: World, nu
     assert minutes_read(world) < MINUTES
     again = until(lambda: finished(backfill(world)), "the meter is free again")
     assert again.json["meters"][0]["resumed_at"] is not None
-    assert minutes_read(world) == MINUTES, "no piece is read twice, and each grows as long as it is read in time"
+    assert minutes_read(world) == MINUTES, (
+        "no piece is read twice, and each grows as long as it is read in time"
+    )
     assert world.billed() == world.used()
     assert world.sent() == 600
 
