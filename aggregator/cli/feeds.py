@@ -122,8 +122,8 @@ def _too_old(fed: "FedSink", begin: dt.datetime, kind: str, now: dt.datetime) ->
     earliest = now - age_limits.most_past(kind)
     if begin < earliest and not fed.shadow:
         yield (
-            f"it begins at {at(begin)}, and {fed.sink} takes nothing from before {at(earliest)} any more: what was used until "
-            "then will be refused, by name. If it was billed in another way, begin later: with `start_at`, or `bill_from`"
+            f"it begins at {at(begin)}, and {fed.sink} takes nothing from before {at(earliest)} any more: what was used "
+            "until then will be refused, by name. If it was billed in another way, begin later: by `start_at` or `bill_from`"
         )
 
 

