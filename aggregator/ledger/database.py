@@ -181,13 +181,13 @@ class Database:
         now: dt.datetime | None = None,
         *,
         clocks_agree: bool = False,
-        wait_seconds: float = POOL_WAIT_SECONDS,
+        wait_seconds: float | None = None,
     ) -> Iterator[Connection]:
         """Run one transaction under our settings; it commits at the end, or not at all.
 
         Its connection knows when it began by the ledger's clock: `now`, where only the callers know the time. With
         `clocks_agree`, nothing is done while this host's clock differs from that one. A session is waited for as long as
-        `wait_seconds`, where all are in use or none can be had.
+        `wait_seconds`, or half a minute, where all are in use or none can be had.
 
         Raises LedgerUnreachable where another try may succeed, InvariantBroken where Postgres itself refused what we
         asked because it would break an invariant, ClocksApart, and LedgerError for the rest.
