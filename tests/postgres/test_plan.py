@@ -445,13 +445,13 @@ def test_what_is_sampled_is_counted_from_the_samples_that_are_kept(world: World)
 
 
 def test_what_changes_within_a_source_or_a_sink_is_told_with_what_it_means(
-    world: World, create_database: Callable[[str | None], str]
+    world: World, create_database: Callable[[str | None], str], reached: Callable[[str], str]
 ) -> None:
     """Compared with what the ledger keeps, in which there is no secret; the database before is not asked any more."""
     assert "Kanari" not in world.dump()
     assert world.planned(config=world.directory / "now.yaml")["changed"] == []
     before, key = world.app, "sk_test_Kanari52Hx"
-    world.app = create_database(None)
+    world.app = reached(create_database(None))
     world.use("create table used (customer text, quantity numeric, status int, at timestamptz)")
     world.insert(("cus_n", 4, 200, 1))
     other = world.write("new.yaml", key=f"{key}, transport: v2, rate_limit: 7")
