@@ -30,8 +30,8 @@ CLOSE_SECONDS = 5.0
 """How long it may take to have work stopped, or a result let go."""
 
 FAREWELL_SECONDS = 0.5
-"""How long the end of a session may take: a server without a metastore looks for one for twenty seconds, each time. It ends
-the session all the same once nobody listens any more."""
+"""How long the end of a session may take: a server without a metastore may look for one for twenty seconds, each time. It
+ends the session all the same once nobody listens any more."""
 
 TIMED_OUT = 3
 """TTransportException.TIMED_OUT (github.com/apache/thrift, lib/py/src/transport/TTransport.py)."""
