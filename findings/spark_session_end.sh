@@ -18,7 +18,6 @@ import pyspark
 from impala import hiveserver2 as api
 
 HOME = os.path.dirname(pyspark.__file__)
-
 def seconds_to_close(folder, *settings):
     port = 20_000 + os.getpid() % 20_000 + len(settings)
     call = ["bash", f"{HOME}/bin/spark-submit", "--master", "local[1]"]
