@@ -276,13 +276,8 @@ class Adopter:
         is_kept_apart = any(definition.dimensions for definition, _ in pieces)
 
         def ask(comparisons: list[SlotComparison]) -> list[Found] | Left:
-            only_named = all(each.is_nothing for each in comparisons)
             if is_kept_apart:
-                return (
-                    []
-                    if only_named
-                    else Left(meter.name, line.feed.sink, comparisons[0].customer, ONE_FIGURE)
-                )
+                return _left(line, meter, comparisons, ONE_FIGURE)
             who = Comparison(self._sinks[line.feed.sink], meter.name, comparisons, line.unit)
             for tried in range(1, TRIES + 1):
                 try:
@@ -290,11 +285,7 @@ class Adopter:
                         each for definition, piece in pieces for each in who.compare(piece, definition.window)
                     ]
                 except CustomerUnknown as unknown:
-                    return (
-                        []
-                        if only_named
-                        else Left(meter.name, line.feed.sink, comparisons[0].customer, str(unknown))
-                    )
+                    return _left(line, meter, comparisons, str(unknown))
                 except SinkUnreachable:
                     if tried == TRIES:
                         raise
@@ -343,3 +334,10 @@ def _shows(meter: Meter, span: Span, sent_until: dt.datetime) -> Callable[[Fence
         return span.end
 
     return allow
+
+
+def _left(line: Line, meter: Meter, comparisons: Sequence[SlotComparison], why: str) -> list[Found] | Left:
+    """Leave a customer as the ledger has it; of one whom only a mapping names, there is nothing to leave."""
+    if all(each.is_nothing for each in comparisons):
+        return []
+    return Left(meter.name, line.feed.sink, comparisons[0].customer, why)

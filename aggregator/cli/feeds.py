@@ -60,9 +60,9 @@ def findings_of(
             row = rows.get((meter.name, fed.sink))
             if row is not None and row.stopped:
                 yield FeedFinding(meter.name, "wrong", row.stopped)
-            too_old = _too_old(fed, _begin(meter, fed, rows), config.sinks[fed.sink].type, now)
             if row is None or row.mark <= row.start_at:  # nothing of it was ever read
-                yield from (FeedFinding(meter.name, "note", text) for text in too_old)
+                for text in _too_old(fed, _begin(meter, fed, rows), config.sinks[fed.sink].type, now):
+                    yield FeedFinding(meter.name, "note", text)
             for text in (*_shadow(fed, row), *_end(meter, fed, row)):
                 yield FeedFinding(meter.name, "note", text)
             if row is not None and row.lost_from is not None:

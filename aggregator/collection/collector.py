@@ -445,8 +445,8 @@ class Collector:
                     definition.fingerprint, windows.count(this.span, definition.window), took
                 )
             failpoints.passing("readings_taken")
-            this = this._replace(seen=allow.seen, read_seconds=took)
-            this = this._replace(touched=result.shown(allow.seen, this.touched))
+            touched = result.shown(allow.seen, this.touched)
+            this = this._replace(seen=allow.seen, read_seconds=took, touched=touched)
             if allow.is_cut:
                 result.leave(allow.until, allow.reason)
                 this = _shortened(this, lease, allow.until)

@@ -130,7 +130,7 @@ select coalesce(combination.dimensions, '{}'), date_trunc('day', slot.window_sta
   from aggregator.slot
   join aggregator.feed on feed.id = slot.feed_id
   left join aggregator.combination on combination.meter_id = feed.meter_id and combination.id = slot.combination
-  left join aggregator.event on event.slot_id = slot.id
+  left join lateral aggregator.events_of(slot.id, slot.revision > 1) as event on true
  where slot.feed_id = %(feed)s and slot.customer = %(customer)s
    and slot.window_start >= %(start)s and slot.window_start < %(end)s
  group by 1, 2

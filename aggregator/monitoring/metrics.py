@@ -467,10 +467,8 @@ class Page:
         """Add what can be billed to nobody, and how late usage comes."""
         found = {(row.meter, row.kind): row for row in unmapped}
         for meter in self._config.meters:
-            rows, of = (
-                [found.get((meter, kind)) for kind in UNMAPPED],
-                labels_for_each(BY_WHY, UNMAPPED, meter),
-            )
+            rows = [found.get((meter, kind)) for kind in UNMAPPED]
+            of = labels_for_each(BY_WHY, UNMAPPED, meter)
             self._named["unmapped_rows"].add(of, [row.rows if row else 0 for row in rows])
             self._named["unmapped_units"].add(of, [row.units if row else 0 for row in rows])
         for meter in self._config.meters:

@@ -272,14 +272,17 @@ class DriftFinder:
         counted, apart, reads, unasked = self._figures(lines)
         if counted is not None:
             counted = {day: much for day, much in counted.items() if day in known or self._bills(day, DAY)}
-        within = set() if apart is None else self._differing_apart(customer, known, apart)
+        booked: Apart = {}
+        if apart is not None:
+            booked = self._report.combinations(self._line.feed.feed, customer, self._line.span)
+        within = set() if apart is None else self._differing_apart(known, apart, booked)
         odd, differing = self._days_to_look_at(known, counted, within)
         hours: Mapping[dt.datetime, Decimal] = {}
         if counted is not None:
             finer = [day for day in differing if self._step(day) < DAY]
             hours, more = self._counted(customer, reads_by_hour(finer), HOUR)
             reads += more
-        found, in_sink, more = self._places_apart(customer, sorted(within), apart or {})
+        found, in_sink, more = self._places_apart(customer, sorted(within), apart or {}, booked)
         reads += more
         for day in sorted([*odd, *differing]):
             figure = (counted or {}).get(day, ZERO) if day in differing else None
@@ -364,13 +367,12 @@ class DriftFinder:
         return counted, len(spans)
 
     def _differing_apart(
-        self, customer: str, known: Mapping[dt.datetime, DayLine], apart: Apart
+        self, known: Mapping[dt.datetime, DayLine], apart: Apart, booked: Apart
     ) -> set[dt.datetime]:
         """Return the days in which the sink has something else of a combination than is booked.
 
         Where the source says something else by now, only sums are known of it: such a day is compared by sums.
         """
-        booked = self._report.combinations(self._line.feed.feed, customer, self._line.span)
         days = {
             (combination, day)
             for figures in (apart, booked)
@@ -390,7 +392,7 @@ class DriftFinder:
         }
 
     def _places_apart(
-        self, customer: str, days: Sequence[dt.datetime], apart: Apart
+        self, customer: str, days: Sequence[dt.datetime], apart: Apart, booked: Apart
     ) -> tuple[list[Found], Decimal, int]:
         """Return what differs in some days, combination by combination, as `_places` does; and how many reads it took."""
         finer = [
@@ -400,8 +402,7 @@ class DriftFinder:
         found: list[Found] = []
         in_sink = ZERO
         for day in days:
-            booked = self._report.combinations(self._line.feed.feed, customer, Span(day, day + DAY))
-            for combination in sorted(booked.keys() | apart.keys()):
+            for combination in sorted({each for each, of in booked.items() if day in of} | apart.keys()):
                 figure = apart.get(combination, {}).get(day, ZERO)
                 agrees = same(figure, booked.get(combination, {}).get(day, ZERO), self._line.unit)
                 by_hour = hours.get(combination, {})

@@ -231,7 +231,7 @@ class Passes(Part):
                         shrink_guard.check(connection, registered, feed, tally)
                     usual.check(connection, feed, this.span, past, tally, this.now)
                     together.let_go(connection, feed, this, past, tally, held.swollen.get(feed.id, {}))
-            tally.held += moves.hold_across(connection, registered, pass_id, this.now)
+            tally.held += moves.hold_across(connection, lease, pass_id, this.now)
             if tally.changed:
                 evidence.note(connection, registered, pass_id, mark, tally.reread)
             reassert.note_given_up(connection, registered.feeds, tally.voided, this.now)

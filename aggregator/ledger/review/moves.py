@@ -30,7 +30,7 @@ from typing import NamedTuple
 from aggregator.core.model import Decreases, EventId, WriteModel
 from aggregator.core.shown import counted
 from aggregator.ledger.database import Connection
-from aggregator.ledger.meters import Feed, Registered
+from aggregator.ledger.meters import Feed, Lease, Registered
 
 MOVED = "what another customer had here before it lost it: it waits with that decrease"
 """Why an increase is held."""
@@ -360,11 +360,14 @@ def hold_declared(
     return held
 
 
-def hold_across(connection: Connection, registered: Registered, pass_id: int, now: dt.datetime) -> int:
+def hold_across(connection: Connection, lease: Lease, pass_id: int, now: dt.datetime) -> int:
     """Have increases wait for decreases at the other sink, where customers move from one to the other; return how many.
 
-    Once all feeds are planned.
+    Once all feeds are planned. Without a mapping nothing moves between customers.
     """
+    registered = lease.registered
+    if not lease.is_mapped:
+        return 0
     parted = [feed for feed in registered.feeds if feed.parted and may_move(registered, feed)]
     return sum(
         hold_declared(
