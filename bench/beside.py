@@ -1,6 +1,11 @@
-"""What it costs a daemon that sends at full speed when customers ask the API beside it.
+"""What it costs a daemon that sends when customers ask the API beside it.
 
     python -m bench.beside [--events 400000] [--customers 10000] [--rate 500] [--turns 6] [--seconds 8] [--inside]
+                           [--transport stream] [--limit EVENTS_A_SECOND]
+
+At full speed it takes all of two processors, together with Postgres and the sandbox, so that whoever does anything beside it
+makes it slower. With --limit it sends as many events a second as the sink is said to take, and what counts by the clock is
+whether it keeps that up.
 
 A ledger with a backlog is sent by `aggregator run` to the sandbox, while `aggregator web` serves the same ledger from a
 process of its own; with --inside the daemon serves it itself. In every other turn callers ask for one customer after the
@@ -101,10 +106,11 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=6, help="How often there is one of each.")
     parser.add_argument("--seconds", type=float, default=8.0, help="How long each lasts.")
     parser.add_argument("--transport", default="stream")
+    parser.add_argument("--limit", type=int, help="The sink's rate_limit; left out: as fast as it goes.")
     parser.add_argument("--inside", action="store_true", help="Let the daemon serve the API.")
     given = parser.parse_args()
     with stand() as stood, ExitStack() as stack:
-        path = configured(stood, given.transport)
+        path = configured(stood, given.transport, given.limit)
         ledger = stack.enter_context(psycopg.connect(stood.server.url("ledger"), autocommit=True))
         hours = -(-given.events // given.customers) + AGO_HOURS
         for statement in FILL:
@@ -114,13 +120,17 @@ def main() -> None:
         customers = [f"cus_{number}" for number in range(given.customers)]
         asking = Asking(address, SECRET, utcnow(), customers, given.seconds, given.rate)
         turns = measure(ledger, daemon, asking, given.turns)
-    report(turns, f"{given.transport}, API {'in the daemon' if given.inside else 'in a process of its own'}")
+    limit = "at full speed" if given.limit is None else f"{given.limit:,} events a second at most"
+    report(
+        turns,
+        f"{given.transport} {limit}, API {'in the daemon' if given.inside else 'in a process of its own'}",
+    )
 
 
-def configured(stood: Stand, transport: str) -> Path:
+def configured(stood: Stand, transport: str, limit: int | None) -> Path:
     """Make an empty ledger, and return a configuration of a daemon and an API."""
     path = stood.directory / "aggregator.yaml"
-    settings = config(stood, transport, None) | {"web": {"token_secret": SECRET}}
+    settings = config(stood, transport, limit) | {"web": {"token_secret": SECRET}}
     settings["meters"]["api_requests"]["revisit"] = "1h"
     path.write_text(json.dumps(settings))
     subprocess.run([*command("run"), "--once", "--config", str(path)], check=True, stdout=subprocess.DEVNULL)

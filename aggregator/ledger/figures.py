@@ -9,20 +9,23 @@ Rules
 """
 
 import datetime as dt
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from decimal import Decimal
 from operator import itemgetter
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
-from aggregator.ledger.database import Part
+from aggregator.ledger.database import Connection, Part
+from aggregator.ledger.review.checks import COVERAGE, Coverage
 
+# What few meters have is looked up once for all of them.
 METERS = """
 select meter.name, meter.mark, meter.silent_since, meter.waits_since, last.started_at, coalesce(last.failed, false),
-       (select count(*) from aggregator.unread where unread.meter_id = meter.id),
-       (select count(*) from aggregator.guarded where guarded.meter_id = meter.id),
-       exists (select from aggregator.unstable
-                where unstable.meter_id = meter.id and unstable.fingerprint = meter.fingerprint)
+       coalesce(unread.windows, 0), coalesce(guarded.windows, 0), unstable.meter_id is not null
   from aggregator.meter
+  left join (select meter_id, count(*) as windows from aggregator.unread group by 1) as unread on unread.meter_id = meter.id
+  left join (select meter_id, count(*) as windows from aggregator.guarded group by 1) as guarded
+    on guarded.meter_id = meter.id
+  left join aggregator.unstable on unstable.meter_id = meter.id and unstable.fingerprint = meter.fingerprint
   left join lateral (
         select started_at, error is not null as failed from aggregator.pass
          where meter_id = meter.id order by id desc limit 1
@@ -92,7 +95,7 @@ select meter.name, sink.name, summed.state, summed.events, summed.units, summed.
 LATENESS = """
 select meter.name, late.seconds, late.slots
   from (select meter_id, seconds, sum(slots)::bigint as slots
-          from aggregator.lateness where day >= (select %(since)s::timestamptz::date) group by 1, 2) as late
+          from aggregator.lateness where day >= %(day)s group by 1, 2) as late
   join aggregator.meter on meter.id = late.meter_id
 """
 
@@ -277,42 +280,64 @@ class SampleFigures(NamedTuple):
     missing: dt.timedelta
 
 
+class UsageFigures(NamedTuple):
+    """What the usage itself shows, and how it stands with the sinks' own totals."""
+
+    unmapped: Sequence[UnmappedFigures]
+    lateness: Mapping[str, Mapping[int, int]]
+    """By meter, how many slots were found within each step of seconds; 0 for those in time."""
+    coverage: Sequence[Coverage]
+    without_id: Sequence[WithoutIdFigures] = ()
+    recounts: Sequence[RecountFigures] = ()
+    samples: Sequence[SampleFigures] = ()
+    touched: Sequence[TouchedFigures] = ()
+
+
+Figure = TypeVar("Figure")
+
+
 class Figures(Part):
     """The questions of monitoring. Nothing here writes."""
 
     def progress(self) -> Progress:
         """Return what was done, and how each meter, feed and sink stands."""
         with self._database.transaction() as connection:
-
-            def asked(statement: str) -> list[tuple[Any, ...]]:
-                return connection.execute(statement, binary=True).fetchall()
-
             return Progress(
-                [MeterFigures._make(row) for row in asked(METERS)],
-                [FeedFigures._make(row) for row in asked(FEEDS)],
-                [SinkFigures._make(row) for row in asked(SINKS)],
-                [PassFigures._make(row) for row in asked(PASSES)],
-                stopped=asked(STOPPED) == [(True,)],
+                _asked(connection, METERS, MeterFigures._make),
+                _asked(connection, FEEDS, FeedFigures._make),
+                _asked(connection, SINKS, SinkFigures._make),
+                _asked(connection, PASSES, PassFigures._make),
+                stopped=_asked(connection, STOPPED, tuple) == [(True,)],
             )
 
     def waiting(self) -> list[WaitingFigures]:
         """Return what waits, by feed and state. It takes as long as there are events that wait."""
         with self._database.transaction() as connection:
             connection.execute(NO_SORT)
-            found = connection.execute(WAITING, binary=True)
-            return sorted(map(WaitingFigures._make, found), key=itemgetter(0, 1, 2))
+            return sorted(_asked(connection, WAITING, WaitingFigures._make), key=itemgetter(0, 1, 2))
 
-    def unmapped(self) -> list[UnmappedFigures]:
-        """Return what can be billed to nobody, by meter and kind."""
-        return [UnmappedFigures._make(row) for row in self._rows(UNMAPPED)]
+    def usage(
+        self, late_since: dt.datetime, stands: Mapping[str, dt.timedelta], gaps_since: dt.datetime
+    ) -> UsageFigures:
+        """Return what the usage itself shows: what waits for whom, how late it came, and what was compared or is missing.
 
-    def without_id(self) -> list[WithoutIdFigures]:
-        """Return what waits for a customer's id, by meter."""
-        return [WithoutIdFigures._make(row) for row in self._rows(WITHOUT_ID)]
-
-    def recounts(self) -> list[RecountFigures]:
-        """Return what recounts found, of each meter that is read by a cursor."""
-        return [RecountFigures._make(row) for row in self._rows(RECOUNTS)]
+        `stands` says of each meter that is sampled for how long a sample does. Time without one that goes on is not counted:
+        `sampled_at` tells of that.
+        """
+        late: dict[str, dict[int, int]] = {}
+        with self._database.transaction() as connection:
+            for meter, seconds, slots in _asked(connection, LATENESS, tuple, {"day": _day(late_since)}):
+                late.setdefault(meter, {})[seconds] = slots
+            asked = {"meters": list(stands), "stands": list(stands.values()), "since": gaps_since}
+            return UsageFigures(
+                _asked(connection, UNMAPPED, UnmappedFigures._make),
+                late,
+                _asked(connection, COVERAGE, Coverage._make),
+                _asked(connection, WITHOUT_ID, WithoutIdFigures._make),
+                _asked(connection, RECOUNTS, RecountFigures._make),
+                _asked(connection, SAMPLES, SampleFigures._make, asked) if stands else (),
+                _asked(connection, MISSED, TouchedFigures._make),
+            )
 
     def touched(self) -> list[TouchedFigures]:
         """Return what full readings found, of each meter whose source is asked what was touched."""
@@ -322,19 +347,16 @@ class Figures(Part):
         """Return what old windows cost that were read again, by meter, in the last seven days that are over."""
         return [RevisitCost._make(row) for row in self._rows(REVISITS, {"now": now})]
 
-    def samples(self, stands: Mapping[str, dt.timedelta], since: dt.datetime) -> list[SampleFigures]:
-        """Return how meters were sampled since an instant; `stands` says of each for how long a sample does.
 
-        Time without a sample that goes on is not counted: `sampled_at` tells of that.
-        """
-        if not stands:
-            return []
-        values = {"meters": list(stands), "stands": list(stands.values()), "since": since}
-        return [SampleFigures._make(row) for row in self._rows(SAMPLES, values)]
+def _asked(
+    connection: Connection,
+    statement: str,
+    make: Callable[[Iterable[Any]], Figure],
+    values: Mapping[str, object] | None = None,
+) -> list[Figure]:
+    """Return what is made of each row of an answer. Thousands of figures cost half as much in binary."""
+    return list(map(make, connection.execute(statement, values, binary=True)))
 
-    def late_slots(self, since: dt.datetime) -> dict[str, dict[int, int]]:
-        """Return, by meter, how many slots were found how late since a day, in steps of seconds; 0 for those in time."""
-        found: dict[str, dict[int, int]] = {}
-        for meter, seconds, slots in self._rows(LATENESS, {"since": since}):
-            found.setdefault(meter, {})[seconds] = slots
-        return found
+
+def _day(instant: dt.datetime) -> dt.date:
+    return instant.astimezone(dt.UTC).date()

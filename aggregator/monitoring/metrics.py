@@ -12,10 +12,8 @@ Rules
 """
 
 import datetime as dt
-from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from decimal import Decimal
-from itertools import accumulate
 from typing import NamedTuple
 
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -30,23 +28,36 @@ from aggregator.ledger.figures import (
     FeedFigures,
     MeterFigures,
     Progress,
-    RecountFigures,
-    SampleFigures,
-    TouchedFigures,
     UnmappedFigures,
+    UsageFigures,
     WaitingFigures,
-    WithoutIdFigures,
 )
 from aggregator.ledger.ledger import Ledger
 from aggregator.ledger.review.checks import Coverage
 from aggregator.monitoring.exposition import Family, Labels, labels, labels_for_each
 from aggregator.monitoring.latest import Answer, Latest
+from aggregator.monitoring.parts import (
+    BY_STATE,
+    BY_WHY,
+    FEED,
+    METER,
+    NONE,
+    NOTHING,
+    OF_METER,
+    SINK,
+    UNMAPPED,
+    WAITING_STATES,
+    Parts,
+    RowCaches,
+    of_feed,
+    of_lateness,
+    of_meter,
+    of_pass,
+    of_total,
+    of_unmapped,
+    of_waiting,
+)
 from aggregator.runtime.clock import monotonic
-
-WAITING_STATES = ("due", "sending", "held", "refused", "in_doubt")
-NOTHING = (None,) * len(WAITING_STATES)
-VERDICTS = ("accepted", "refused", "in_doubt", "due")
-PERCENTILES = ("50", "90", "99")
 
 LATENESS_WITHIN = dt.timedelta(days=7)
 GAPS_WITHIN = dt.timedelta(days=1)
@@ -58,11 +69,6 @@ NO_CLIFF = dt.timedelta(days=300)
 
 Kind = tuple[type[GaugeMetricFamily] | type[CounterMetricFamily], str, tuple[str, ...]]
 GAUGE, COUNTER = GaugeMetricFamily, CounterMetricFamily
-
-SINK, METER, FEED = ("sink",), ("meter",), ("meter", "sink")
-BY_WHY, UNMAPPED = ("meter", "kind"), ("unusable", "without_id")
-BY_STATE, BY_OUTCOME, BY_KIND = (*FEED, "state"), (*FEED, "outcome"), ("meter", "kind", "outcome")
-NONE = labels(())
 
 FAMILIES: dict[str, Kind] = {
     "aggregator_build_info": (GAUGE, "1, with the version that runs, and what runs.", ("version", "part")),
@@ -251,19 +257,6 @@ class Context(NamedTuple):
     """What tells: the daemon, or the page alone, of whose host nothing is read or sent."""
 
 
-class UsageFigures(NamedTuple):
-    """What the usage itself shows, and how it stands with the sinks' own totals."""
-
-    unmapped: Sequence[UnmappedFigures]
-    lateness: Mapping[str, Mapping[int, int]]
-    """By meter, how many slots were found within each step of seconds."""
-    coverage: Sequence[Coverage]
-    without_id: Sequence[WithoutIdFigures] = ()
-    recounts: Sequence[RecountFigures] = ()
-    samples: Sequence[SampleFigures] = ()
-    touched: Sequence[TouchedFigures] = ()
-
-
 class Answers(NamedTuple):
     """What the ledger last said to each question."""
 
@@ -273,17 +266,9 @@ class Answers(NamedTuple):
 
 
 def usage_of(ledger: Ledger, config: Config) -> UsageFigures:
-    """Return what the usage itself shows: what waits for whom, how late it came, and what was compared or is missing."""
-    figures, now = ledger.figures, ledger.instant()
-    return UsageFigures(
-        figures.unmapped(),
-        figures.late_slots(now - LATENESS_WITHIN),
-        ledger.checks.coverage(),
-        figures.without_id(),
-        figures.recounts(),
-        figures.samples(stands_of(config), now - GAPS_WITHIN),
-        figures.touched(),
-    )
+    """Return what the usage itself shows by now."""
+    now = ledger.instant()
+    return ledger.figures.usage(now - LATENESS_WITHIN, stands_of(config), now - GAPS_WITHIN)
 
 
 def stands_of(config: Config) -> dict[str, dt.timedelta]:
@@ -321,12 +306,13 @@ class LedgerCollector(Collector):
         self._config = config
         self._figures = figures
         self._context = context or Context()
+        self._kept = RowCaches()
 
     def collect(self) -> Iterator[Metric]:
         """Yield every family of `FAMILIES`, in that order, those without a sample left out."""
         answers = self._figures.answers()
         ledger = self._figures.ledger
-        page = Page(self._config, self._context, ledger.instant())
+        page = Page(self._config, self._context, ledger.instant(), self._kept)
         page.add_process(answers, apart=ledger.clocks_differ())
         if answers.progress.value is not None:
             page.add_progress(answers.progress.value)
@@ -337,17 +323,20 @@ class LedgerCollector(Collector):
             page.add_usage(answers.usage.value.unmapped, answers.usage.value.lateness)
             page.add_kinds_of_reading(answers.usage.value)
             page.add_coverage(answers.usage.value.coverage)
-        yield from (family for family in page.families.values() if family.values)
+        yield from filter(None, page.families.values())
 
 
 class Page:
-    """One scrape, in the making."""
+    """One scrape, in the making. `kept` holds what was made of the same configuration before."""
 
-    def __init__(self, config: Config, context: Context, now: dt.datetime) -> None:
+    def __init__(
+        self, config: Config, context: Context, now: dt.datetime, kept: RowCaches | None = None
+    ) -> None:
         self._config = config
         self._context = context
         self._now = now
-        self._limits: dict[tuple[str, str], Limits | None] = {}
+        self._kept = kept or RowCaches()
+        self._allowed: dict[tuple[str, str, str], float | None] = {}
         self._sinks = {name: meter.sinks for name, meter in config.meters.items()}
         self.families: dict[str, Family] = {
             name: Family(name, text, "counter" if kind is COUNTER else "gauge")
@@ -357,6 +346,11 @@ class Page:
 
     def _add(self, name: str, of: Labels, value: Decimal | float) -> None:
         self._named[name].add((of,), (value,))
+
+    def _add_parts(self, names: Iterable[str], rows: Iterable[Parts]) -> None:
+        """Add what rows come to, to the families that their parts are of."""
+        for name, parts in zip(names, zip(*(row.families for row in rows), strict=True), strict=False):
+            self._named[name].parts += filter(None, parts)
 
     def _seconds(self, since: dt.datetime | None) -> float:
         return (self._now - since).total_seconds() if since is not None else 0
@@ -386,95 +380,78 @@ class Page:
         for sink in progress.sinks:
             if sink.sink in self._config.sinks:
                 self._add("sink_halted", labels(SINK, sink.sink), sink.halted_at is not None)
-        for feed in progress.feeds:
-            if self._is_configured(feed.meter, feed.sink):
-                self._add("feed_stopped", labels(FEED, feed.meter, feed.sink), feed.stopped)
+        self._add_parts(("feed_stopped", "attempts"), self._kept.feeds.made(progress.feeds, self._of_feed))
         self._add_meters(progress)
-        self._add_counters(progress)
+        self._add_passes(progress)
 
     def _add_meters(self, progress: Progress) -> None:
         """Add how each meter is read, family by family."""
-        config, named = self._config.meters, self._named
-        rows = [row for row in progress.meters if row.meter in config]
+        named, seconds, sinks = self._named, self._seconds, self._sinks
+        rows = [row for row in progress.meters if row.meter in self._config.meters]
+        made = self._kept.meters.made(rows, self._of_meter)
+        self._add_parts(OF_METER, made)
         of = [labels(METER, row.meter) for row in rows]
-        seconds = self._seconds
-        named["mark_timestamp_seconds"].add(of, [_timestamp(each.mark) for each in rows])
         named["mark_age_seconds"].add(of, [seconds(each.mark) for each in rows])
-        named["mark_overdue_seconds"].add(of, [self._overdue(each) for each in rows])
-        passed = [row for row in rows if row.last_pass_at is not None]
-        named["last_pass_age_seconds"].add(
-            of if len(passed) == len(rows) else [labels(METER, row.meter) for row in passed],
-            [seconds(each.last_pass_at) for each in passed],
-        )
-        named["pass_failing"].add(of, [int(each.failing) for each in rows])
-        named["barrier_waiting_seconds"].add(of, [seconds(each.waits_since) for each in rows])
-        named["unread_windows"].add(of, [each.unread for each in rows])
-        named["guarded_windows"].add(of, [each.guarded for each in rows])
-        named["query_unstable"].add(of, [int(each.unstable) for each in rows])
-        named["silent_seconds"].add(of, [seconds(each.silent_since) for each in rows])
+        named["mark_overdue_seconds"].add(of, [max(0.0, seconds(each.due)) for each in made])
+        for name, since in (
+            ("last_pass_age_seconds", [each.last_pass_at for each in rows]),
+            ("barrier_waiting_seconds", [each.waits_since for each in rows]),
+            ("silent_seconds", [each.silent_since for each in rows]),
+        ):
+            known = [(each, at) for each, at in zip(of, since, strict=True) if at is not None]
+            named[name].add([each for each, _ in known], [seconds(at) for _, at in known])
         for each in rows:
-            for sink in self._sinks[each.meter]:
+            for sink in sinks[each.meter]:
                 self._add_cliff("until_too_old_seconds", each.meter, sink, each.mark, "unread")
 
-    def _overdue(self, row: MeterFigures) -> float:
-        meter = self._config.meters[row.meter]
-        due = self._context.read_by(row.meter, row.mark + meter.window + meter.delay)
-        return max(0.0, self._seconds(due))
+    def _of_feed(self, row: FeedFigures) -> Parts:
+        return of_feed(row, configured=self._is_configured(row.meter, row.sink))
 
-    def _add_counters(self, progress: Progress) -> None:
-        rows: dict[str, int] = {}
-        planned: dict[str, int] = {}
-        named = self._named
-        passes = [
-            labels(BY_KIND, row.meter, row.kind, "failed" if row.failed else "committed")
-            for row in progress.passes
-        ]
-        named["passes"].add(passes, [row.passes for row in progress.passes])
-        named["pass_seconds"].add(passes, [row.seconds for row in progress.passes])
+    def _of_meter(self, row: MeterFigures) -> Parts:
+        meter = self._config.meters[row.meter]
+        return of_meter(row, self._context.read_by(row.meter, row.mark + meter.window + meter.delay))
+
+    def _add_passes(self, progress: Progress) -> None:
+        self._add_parts(("passes", "pass_seconds"), self._kept.passes.made(progress.passes, of_pass))
+        totals: dict[str, tuple[int, int]] = {}
         for row in progress.passes:
-            rows[row.meter] = rows.get(row.meter, 0) + row.rows
-            planned[row.meter] = planned.get(row.meter, 0) + row.planned
-        meters = [labels(METER, meter) for meter in rows]
-        named["rows_read"].add(meters, rows.values())
-        named["events_planned"].add(meters, planned.values())
-        for feed in progress.feeds:
-            ended = (feed.accepted, feed.refused, feed.in_doubt, feed.due)
-            named["attempts"].add(labels_for_each(BY_OUTCOME, VERDICTS, feed.meter, feed.sink), ended)
+            rows, planned = totals.get(row.meter, (0, 0))
+            totals[row.meter] = rows + row.rows, planned + row.planned
+        by_meter = [(meter, *those) for meter, those in totals.items()]
+        self._add_parts(("rows_read", "events_planned"), self._kept.totals.made(by_meter, of_total))
 
     def add_waiting(self, feeds: Iterable[FeedFigures], waiting: Iterable[WaitingFigures]) -> None:
         """Add what waits, and until when it must be gone; zeros where nothing does."""
         found: dict[tuple[str, str], dict[str, WaitingFigures]] = {
             (feed.meter, feed.sink): {} for feed in feeds
         }
+        oldest = self._named["oldest_event_seconds"]
         for row in waiting:
             found.setdefault((row.meter, row.sink), {})[row.state] = row
-        events, units, oldest = (self._named[name] for name in ("events", "units", "oldest_event_seconds"))
+            of = labels(BY_STATE, row.meter, row.sink, row.state)
+            oldest.add((of,), (self._seconds(row.oldest_at),))
+            self._add_cliff("until_too_old_seconds", row.meter, row.sink, row.first_use_at, row.state)
         for (meter, sink), rows in found.items():
-            every = labels_for_each(BY_STATE, WAITING_STATES, meter, sink)
-            in_order = [rows.get(state) for state in WAITING_STATES] if rows else NOTHING
-            events.add(every, [row.events if row else 0 for row in in_order])
-            units.add(every, [row.units if row else 0 for row in in_order])
-            for state, row in rows.items():
-                oldest.add((labels(BY_STATE, meter, sink, state),), (self._seconds(row.oldest_at),))
-                self._add_cliff("until_too_old_seconds", meter, sink, row.first_use_at, state)
             sent = [rows[state].first_sent_at for state in ("due", "sending") if state in rows]
             if since := min(filter(None, sent), default=None):
                 self._add_cliff("until_in_doubt_seconds", meter, sink, since)
+        in_order = [
+            (*where, tuple(map(rows.get, WAITING_STATES)) if rows else NOTHING)
+            for where, rows in found.items()
+        ]
+        self._add_parts(("events", "units"), self._kept.waiting.made(in_order, of_waiting))
 
     def add_usage(
         self, unmapped: Iterable[UnmappedFigures], lateness: Mapping[str, Mapping[int, int]]
     ) -> None:
         """Add what can be billed to nobody, and how late usage comes."""
         found = {(row.meter, row.kind): row for row in unmapped}
-        for meter in self._config.meters:
-            rows = [found.get((meter, kind)) for kind in UNMAPPED]
-            of = labels_for_each(BY_WHY, UNMAPPED, meter)
-            self._named["unmapped_rows"].add(of, [row.rows if row else 0 for row in rows])
-            self._named["unmapped_units"].add(of, [row.units if row else 0 for row in rows])
-        for meter in self._config.meters:
-            if found_late := _steps(lateness.get(meter, {})):
-                every = labels_for_each(("meter", "percentile"), PERCENTILES, meter)
-                self._named["lateness_seconds"].add(every, found_late)
+        rows = [
+            (meter, tuple(found.get((meter, kind)) for kind in UNMAPPED)) for meter in self._config.meters
+        ]
+        self._add_parts(("unmapped_rows", "unmapped_units"), self._kept.unmapped.made(rows, of_unmapped))
+        late = [(meter, lateness[meter]) for meter in self._config.meters if meter in lateness]
+        self._add_parts(("lateness_seconds",), self._kept.late.made(late, of_lateness))
 
     def add_kinds_of_reading(self, usage: UsageFigures) -> None:
         """Add what waits for a customer's id, what recounts found, and where samples are missing."""
@@ -521,35 +498,25 @@ class Page:
 
     def _add_cliff(self, name: str, meter: str, sink: str, since: dt.datetime, state: str = "") -> None:
         """Add how long is left of what the sink allows since an instant, if it sets a limit."""
-        limits = self._limits_of(meter, sink) if self._is_configured(meter, sink) else None
+        if (meter, sink, name) not in self._allowed:
+            self._allowed[meter, sink, name] = self._allows(name, meter, sink)
+        allowed = self._allowed[meter, sink, name]
+        if allowed is not None:
+            of = labels(BY_STATE, meter, sink, state) if state else labels(FEED, meter, sink)
+            self._add(name, of, allowed - self._seconds(since))
+
+    def _allows(self, name: str, meter: str, sink: str) -> float | None:
+        """Return for how many seconds a sink takes what is old, or remembers it; None where it sets no limit."""
+        limits = self._context.limits(meter, sink) if self._is_configured(meter, sink) else None
         if limits is None:
-            return
+            return None
         if name == "until_too_old_seconds":
             allowed = limits.past
         elif isinstance(self._config.sinks[sink], FileSink):
-            return  # a file is written again, whenever
+            return None  # a file is written again, whenever
         else:
             allowed = limits.memory
-        if allowed < NO_CLIFF:
-            of = labels(BY_STATE, meter, sink, state) if state else labels(FEED, meter, sink)
-            self._add(name, of, allowed.total_seconds() - self._seconds(since))
-
-    def _limits_of(self, meter: str, sink: str) -> Limits | None:
-        if (meter, sink) not in self._limits:
-            self._limits[meter, sink] = self._context.limits(meter, sink)
-        return self._limits[meter, sink]
+        return allowed.total_seconds() if allowed < NO_CLIFF else None
 
     def _is_configured(self, meter: str, sink: str) -> bool:
         return sink in self._sinks.get(meter, ())
-
-
-def _steps(histogram: Mapping[int, int]) -> list[int]:
-    """Return, for each of `PERCENTILES`, the shortest step within which so many percent of the slots were found."""
-    steps, whole = sorted(histogram), sum(histogram.values())
-    covered = list(accumulate([100 * histogram[step] for step in steps]))
-    return [steps[bisect_left(covered, int(each) * whole)] for each in PERCENTILES] if whole else []
-
-
-def _timestamp(instant: dt.datetime) -> Decimal | int:
-    seconds = instant.timestamp()
-    return Decimal(str(seconds)) if instant.microsecond else int(seconds)

@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from aggregator.config import Config
 from aggregator.core.shown import counted
 from aggregator.core.troubles import Trouble
-from aggregator.ledger.figures import MeterFigures, Progress, WaitingFigures
-from aggregator.monitoring.metrics import Answers, Context, Page, UsageFigures
+from aggregator.ledger.figures import MeterFigures, Progress, UsageFigures, WaitingFigures
+from aggregator.monitoring.metrics import Answers, Context, Page
 
 OVERDUE_SECONDS = 1_800
 BACKLOG_SECONDS = 7_200

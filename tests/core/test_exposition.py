@@ -3,10 +3,12 @@
 from decimal import Decimal
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.parser import text_string_to_metric_families
 
-from aggregator.monitoring.exposition import Exposition, Family, labels, number
+from aggregator.monitoring.exposition import Exposition, Family, Part, RowCache, labels, number
 
 Samples = list[tuple[str, Decimal | float]]
 
@@ -73,3 +75,41 @@ def test_a_family_is_written_as_it_is_by_now(after: Samples, written: list[str])
         family.add([labels(("meter",), name) for name, _ in samples], [value for _, value in samples])
         lines = exposition.render([family]).decode().splitlines()
     assert lines[2:] == written
+
+
+def test_parts_are_told_before_what_is_added() -> None:
+    """Each under its own labels, and a part of an earlier scrape once more."""
+    exposition = Exposition()
+    kept = Part((labels(("meter",), "a"),), (1,))
+    for value in (2, 3):
+        family = Family("x", "Some.", "gauge")
+        family.parts.append(kept)
+        family.add((labels(("meter",), "b"),), (value,))
+        written = exposition.render([family]).decode().splitlines()
+        assert written[2:] == ['x{meter="a"} 1', f'x{{meter="b"}} {value}']
+        assert [(each.labels["meter"], each.value) for each in family.samples] == [("a", 1), ("b", value)]
+    other = Family("x", "Some.", "gauge")
+    other.parts.append(Part(kept.of, (7,)))
+    assert exposition.render([other]).decode().splitlines()[2:] == ['x{meter="a"} 7']
+
+
+@given(st.lists(st.lists(st.integers(0, 3), max_size=4), max_size=6))
+def test_what_was_made_of_a_row_is_of_that_row(scrapes: list[list[int]]) -> None:
+    """Whatever rows came, went or changed places since."""
+    kept: RowCache[int, str] = RowCache()
+    for rows in scrapes:
+        assert kept.made(rows, str) == [str(row) for row in rows]
+
+
+def test_what_was_made_of_a_row_that_is_the_same_is_made_once() -> None:
+    """Only what changed, or came after one more, is made anew."""
+    kept: RowCache[str, str] = RowCache()
+    made = []
+
+    def make(row: str) -> str:
+        made.append(row)
+        return row
+
+    for rows in (["a", "b", "c"], ["a", "B", "c"], ["a", "B", "c"]):
+        kept.made(rows, make)
+    assert made == ["a", "b", "c", "B"]

@@ -2,7 +2,7 @@
 
 import datetime as dt
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
@@ -22,13 +22,15 @@ from aggregator.ledger.figures import (
     SinkFigures,
     TouchedFigures,
     UnmappedFigures,
+    UsageFigures,
     WaitingFigures,
     WithoutIdFigures,
 )
 from aggregator.ledger.review.checks import Coverage
 from aggregator.monitoring.exposition import Exposition
 from aggregator.monitoring.latest import Answer
-from aggregator.monitoring.metrics import FAMILIES, WAITING_STATES, Answers, Context, Page, UsageFigures
+from aggregator.monitoring.metrics import FAMILIES, Answers, Context, Page
+from aggregator.monitoring.parts import WAITING_STATES, RowCaches
 from aggregator.monitoring.troubles import troubles
 from tests.fakes import LIMITS
 
@@ -314,6 +316,59 @@ def test_every_sample_has_the_labels_of_its_metric(kinds: Config) -> None:
         for sample in family.samples:
             assert tuple(sample.labels) == FAMILIES[name][2], name
             assert sample.name == name + "_total" * (family.type == "counter")
+
+
+def two_scrapes(config: Config, rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return what is written of these figures, one after the other, each beside what a new process writes."""
+    kept, exposition, written = RowCaches(), Exposition(), []
+    for its in rows:
+        for known, writes in ((kept, exposition), (RowCaches(), Exposition())):
+            made = Page(config, Context(limits=lambda _meter, _sink: LIMITS), its["now"], known)
+            made.add_progress(its["progress"])
+            made.add_waiting([API], its["waiting"])
+            made.add_usage(its["unmapped"], its["late"])
+            written.append(writes.render(filter(None, made.families.values())).decode())
+    return written
+
+
+FIGURES: dict[str, Any] = {
+    "now": NOW,
+    "progress": progress([meter(NOW)], [API], passes=[PassFigures("api", "live", False, 3, 1.5, 30, 20)]),
+    "waiting": [waiting("due", 3)],
+    "unmapped": [UnmappedFigures("api", "unusable", 2, Decimal(5))],
+    "late": {"api": {0: 9, 60: 1}},
+}
+
+CHANGED: list[dict[str, Any]] = [
+    {"now": NOW + MINUTE},
+    {"progress": progress([meter(NOW + HOUR)], [API])},
+    {"progress": progress([meter(NOW, waits_since=NOW - MINUTE)], [API])},
+    {"progress": progress([meter(NOW, silent_since=NOW - MINUTE, unread=1, guarded=2)], [API])},
+    {"progress": progress([meter(NOW, failing=True, unstable=True)], [API._replace(stopped=True)])},
+    {"progress": progress([meter(NOW)], [API._replace(accepted=8)])},
+    {"progress": progress([meter(NOW)], [API], passes=[PassFigures("api", "live", True, 1, 0.5, 0, 0)])},
+    {"progress": progress()},
+    {"waiting": []},
+    {"waiting": [waiting("due", 4)]},
+    {"waiting": [waiting("due", 3, units=Decimal("7.5"))]},
+    {"waiting": [waiting("sending", 3, first_sent_at=NOW)]},
+    {"unmapped": []},
+    {"unmapped": [UnmappedFigures("api", "without_id", 2, Decimal(5))]},
+    {"late": {}},
+    {"late": {"api": {0: 1, 60: 9}}},
+]
+
+
+@pytest.mark.parametrize("changed", CHANGED)
+def test_a_process_that_scrapes_again_tells_what_a_new_one_tells(
+    config: Config, changed: dict[str, Any]
+) -> None:
+    """Whatever has changed since, and when it has changed back."""
+    first, new, second, as_new, third, again = two_scrapes(config, [FIGURES, {**FIGURES, **changed}, FIGURES])
+    assert (first, second, third) == (new, as_new, again)
+    assert first == third != second
+    told = Counter(line.rpartition(" ")[0] for line in second.splitlines())
+    assert max(told.values()) == 1, "one figure per name and labels"
 
 
 def test_no_label_names_a_customer() -> None:

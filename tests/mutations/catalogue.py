@@ -494,16 +494,23 @@ MISTAKES: tuple[Mistake, ...] = (
     Mistake(
         "a scrape tells the figures of the one before",
         "aggregator/monitoring/exposition.py",
-        "known[0] == family.of and known[1] == family.values",
-        "known[0] == family.of",
+        " and known.values == family.values:",
+        ":",
         ("tests/core/test_exposition.py::test_a_family_is_written_as_it_is_by_now",),
     ),
     Mistake(
         "a scrape tells the figures of one meter for another's",
         "aggregator/monitoring/exposition.py",
-        "known[0] == family.of and known[1] == family.values",
-        "known[1] == family.values",
+        " and known.of == family.of and",
+        " and",
         ("tests/core/test_exposition.py::test_a_family_is_written_as_it_is_by_now",),
+    ),
+    Mistake(
+        "a scrape tells a row as it was at the one before",
+        "aggregator/monitoring/exposition.py",
+        " and row == known else",
+        " else",
+        ("tests/core/test_metrics.py::test_a_process_that_scrapes_again_tells_what_a_new_one_tells",),
     ),
     Mistake(
         "a glance does not ask how another round left the meter",

@@ -314,7 +314,7 @@ def test_a_recount_finds_what_a_cursor_missed(counting: Counting, application: A
     assert counting.round(4).missed == 0
     result = counting.round(28)
     assert (result.missed, result.taken_back) == (41, 0)
-    [told] = Figures(counting.world.database).recounts()
+    [told] = Figures(counting.world.database).usage(START, {}, START).recounts
     assert (told.missed, told.taken_back, told.differed_at) == (41, 0, counting.world.now)
     counting.round(28.1)
     assert counting.billed() == {("cus_1", 0): 42, ("cus_2", 0): 2}

@@ -152,7 +152,7 @@ def test_unmapped_usage_is_told(world: World, figures: Figures) -> None:
     world.source.use(None, START, Decimal("0.5"))
     world.at(1, 5)
     world.collect()
-    assert figures.unmapped() == [("api_requests", "unusable", 2, Decimal("7.5"))]
+    assert figures.usage(START, {}, START).unmapped == [("api_requests", "unusable", 2, Decimal("7.5"))]
 
 
 def test_what_waits_costs_nothing_for_what_does_not(owing: World, figures: Figures) -> None:
@@ -175,9 +175,10 @@ def test_samples_tell_for_how_long_there_was_none(database: Database, figures: F
         world.pass_by(0, minutes)
     meter, stands = world.meter.name, 2 * EVERY
     for since, missing in ((0, 40 + 70), (30, 20 + 70), (60, 70), (100, 30), (135, 0)):
-        [found] = figures.samples({meter: stands}, START + since * MINUTE)
+        [found] = figures.usage(START, {meter: stands}, START + since * MINUTE).samples
         assert found == SampleFigures(meter, START + 140 * MINUTE, missing * MINUTE), since
-    assert figures.samples({"another": stands}, START) == figures.samples({}, START) == []
+    for none in ({"another": stands}, {}):
+        assert not figures.usage(START, none, START).samples
 
 
 def test_what_waits_for_an_id_is_told_by_its_oldest_window(database: Database, figures: Figures) -> None:
@@ -189,6 +190,47 @@ def test_what_waits_for_an_id_is_told_by_its_oldest_window(database: Database, f
     world.source.use(None, START, 9)
     world.at(4)
     world.round()
-    assert figures.without_id() == [WithoutIdFigures(world.meter.name, Decimal(5), START + HOUR)]
+    found = figures.usage(START, {}, START)
+    assert found.without_id == [WithoutIdFigures(world.meter.name, Decimal(5), START + HOUR)]
     name = world.meter.name
-    assert figures.unmapped() == [(name, "unusable", 1, 9), (name, "without_id", 2, 5)]
+    assert found.unmapped == [(name, "unusable", 1, 9), (name, "without_id", 2, 5)]
+
+
+def test_what_few_meters_have_is_told_of_them_alone(world: World, figures: Figures) -> None:
+    """Windows that could not be read, or shrank too much, and a query that gave two numbers, by the definition of now."""
+    world.at(1, 5)
+    world.collect()
+    with world.database.transaction() as connection:
+        connection.execute(
+            "insert into aggregator.meter (name, fingerprint, window_seconds, start_at, mark) "
+            "select 'another', 'theirs', window_seconds, start_at, mark from aggregator.meter"
+        )
+        connection.execute(
+            "insert into aggregator.unread (meter_id, window_start, reason, since, next_at) "
+            "select id, start_at + n * interval '1 hour', 'why', start_at, start_at "
+            "from aggregator.meter, generate_series(1, 3) as n "
+            "where name <> 'another'"
+        )
+        connection.execute(
+            "insert into aggregator.unstable (meter_id, fingerprint, window_start, first, second) "
+            "select id, case name when 'another' then 'an older' else fingerprint end, start_at, 1, 2 "
+            "from aggregator.meter"
+        )
+    found = {its.meter: (its.unread, its.guarded, its.unstable) for its in figures.progress().meters}
+    assert found == {"another": (0, 0, False), world.meter.name: (3, 0, True)}
+
+
+def test_lateness_is_told_from_a_day_on(world: World, figures: Figures) -> None:
+    """By meter and step, summed over the days."""
+    world.at(1, 5)
+    world.collect()
+    with world.database.transaction() as connection:
+        connection.execute(
+            "insert into aggregator.lateness (meter_id, day, seconds, slots, quantity) "
+            "select id, %(day)s::date - n, step, 10, 1 from aggregator.meter, generate_series(0, 3) as n, "
+            "unnest(array[0, 60]) as step",
+            {"day": START.date()},
+        )
+    for hour, slots in ((0, 20), (23, 20), (24, 10), (-1, 30)):
+        late = figures.usage(START - 24 * HOUR + hour * HOUR, {}, START).lateness
+        assert late == {world.meter.name: {0: slots, 60: slots}}, hour
