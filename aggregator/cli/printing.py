@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 
 import click
 
+from aggregator.cli.drawing import drawn
 from aggregator.core.shown import shown
 from aggregator.errors import ConfigError
-from aggregator.runtime.terminal import console, printable
+from aggregator.runtime.terminal import coloured, console, printable
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -119,6 +120,13 @@ def show_table(title: str, columns: Mapping[str, str], rows: Iterable[Sequence[o
 
     lines = [[printable(shown(value)) for value in row] for row in rows]
     width = console().width if sys.stdout.isatty() else WIDE
+    prose = [place for place, heading in enumerate(columns) if heading in PROSE]
+    if all(len(line[place]) <= PROSE_WIDTHS[-1] for place in prose for line in lines):
+        headed = {printable(heading): justify for heading, justify in columns.items()}
+        at_once = drawn(printable(title), headed, lines, width, styled=coloured(sys.stdout))
+        if at_once is not None:
+            click.echo(at_once, nl=False, color=True)
+            return
     ruler = console(width=max(width, WIDE))
     tables = (_table(title, columns, lines, prose) for prose in PROSE_WIDTHS)
     fitting = (table for table in tables if ruler.measure(table).maximum <= width)

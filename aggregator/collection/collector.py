@@ -105,7 +105,7 @@ class Collector:
         allowed: dt.timedelta | None = None,
     ) -> None:
         self.meter: Meter = registered.meter
-        self._registered = registered
+        self.registered = registered
         self.source = source
         self._meters = meters
         self._passes = passes
@@ -120,7 +120,8 @@ class Collector:
         self._revisits = revisits
         self.sizes = PieceSizes(allowed)
         self.seen: Seen | None = None
-        """What the last round saw, if the next one may see just the same."""
+        """What the last round saw, if the next one may see just the same; `fresh` before this process has begun any."""
+        self.fresh = True
         self._sight: Sight | None = None
         self._seen: Seen | None = None
         self._left: Left | None = None
@@ -159,7 +160,7 @@ class Collector:
 
     def resumed_at(self, goal: Span, known: Sequence[Definition], now: dt.datetime) -> dt.datetime | None:
         """Return how far a backfill of exactly this range by these definitions came that was interrupted just now."""
-        return self._passes.resume_backfill(self._registered, goal, known, now)
+        return self._passes.resume_backfill(self.registered, goal, known, now)
 
     def _present(self, now: dt.datetime) -> dt.datetime:
         """Return what is the present by now, once the meter is held: a process may have stood still before that.
@@ -172,13 +173,14 @@ class Collector:
     @contextmanager
     def _round(self) -> Iterator[tuple[Lease | None, Collected]]:
         """Hold the meter for a round, unless another process has it; give it back at the end."""
+        self.fresh = False
         self.seen = self._sight = self._seen = self._left = None
-        lease = self._meters.acquire(self._registered)
+        lease = self._meters.acquire(self.registered)
         failpoints.passing("lease_taken")
         if lease is not None:
             self._unstable = lease.unstable
             self._doubtful = (
-                self._passes.doubtful_windows(self._registered) if lease.is_mapped else frozenset()
+                self._passes.doubtful_windows(self.registered) if lease.is_mapped else frozenset()
             )
         try:
             yield (
@@ -221,7 +223,7 @@ class Collector:
                 tally.unmapped_rows += spool.unmapped_rows
                 tally.unmapped_quantity += spool.unmapped_quantity
                 decide = self._decide(now, held, forecast)
-                decided = self._passes.preview(self._registered, spool, piece, decide, known)
+                decided = self._passes.preview(self.registered, spool, piece, decide, known)
                 for feed, decision in tally.counting_pairs(decided):
                     forecast.count(feed.sink, decision)
                     yield feed, decision
@@ -562,7 +564,7 @@ class Collector:
             policy = planner.Policy(
                 ledger=self._ledger_name(),
                 sink=feed.sink,
-                meter=self._registered.identity,
+                meter=self.registered.identity,
                 window=definition.window,
                 decimals=self.meter.decimals,
                 decreases=self.meter.decreases,

@@ -1,7 +1,8 @@
 """A glance: many meters of one source, looked at in one snapshot, each by its own query, before any of them is collected.
 
 Most rounds read again what they read before, and find it unchanged. Such a round needs no lease, no transaction of its own
-and no connection of its own to the source: a glance stands for it.
+and no connection of its own to the source: a glance stands for it. In a process that begins, it goes by what the last round
+of another one has left in the ledger.
 
 Rules
 - A glance bills nothing. It finds that a round would do nothing at all, or leaves that round to be done: whatever is new,
@@ -19,6 +20,7 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from itertools import dropwhile
 from typing import NamedTuple, Protocol
 
+from aggregator.collection import sight
 from aggregator.collection.collector import Collector
 from aggregator.collection.mapped_source import under_customers
 from aggregator.collection.rounds import Collected
@@ -98,6 +100,7 @@ class Glance:
         self._lock = threading.Lock()
         self._found: dict[str, _Found] = {}
         self._slow_until: dict[str, float] = {}
+        self._recalled = False
 
     def unchanged(self, meter: str) -> Collected | None:
         """Return what a round of a meter would come to that does nothing; None if the round is to be done."""
@@ -121,15 +124,26 @@ class Glance:
 
     def _compare(self, names: Sequence[str], now: dt.datetime, began: float) -> dict[str, Collected | None]:
         """Return what was found of those that were reached in time."""
+        self._recall()
         looked = self._read(names, now, began)
         found = [each for each in looked.values() if each is not None]
         noted = self._passes.note_unchanged(found, now, self._elapsed() - began) if found else set()
         return {
-            name: Collected(name, each.lease.mark)
+            name: Collected(name, each.lease.mark, rows=each.rows)
             if each is not None and each.lease.registered.id in noted
             else None
             for name, each in looked.items()
         }
+
+    def _recall(self) -> None:
+        """Learn once how other processes left those meters of which this one has begun no round."""
+        if self._recalled:
+            return
+        fresh = [each.registered for each in self._collectors.values() if each.fresh and each.seen is None]
+        for name, left in self._passes.left_as(fresh).items():
+            if self._collectors[name].fresh:
+                self._collectors[name].seen = sight.recalled(left)
+        self._recalled = True
 
     def _read(self, names: Sequence[str], now: dt.datetime, began: float) -> dict[str, Unchanged | None]:
         """Read again what those would read that have nothing else to do, until it takes too long, or one of them fails."""

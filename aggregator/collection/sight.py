@@ -7,6 +7,8 @@ Rules
 - Where old windows changed just now, more may come: nothing is remembered before a round found none that did.
 - What is remembered holds for as long as the ledger has the meter as that round left it, or as another round did to which
   all of it was the same, in whatever process: rounds leave a digest of it with the meter. The ledger itself says so.
+- That digest is of what the next round would read, and of nothing that only the round before knew. So a process that begins
+  needs no round of its own: it finds out whether what it reads comes to the same digest.
 """
 
 import datetime as dt
@@ -19,20 +21,21 @@ from typing import NamedTuple, Protocol
 
 from aggregator.collection import schedule
 from aggregator.core import definitions, freshness, windows
+from aggregator.core.feed_terms import read_up_to
 from aggregator.core.freshness import Admission
 from aggregator.core.model import Fence, Meter, Span
 from aggregator.ledger.meters import Lease, Left
 from aggregator.ledger.passes.passes import Pass
 from aggregator.ledger.passes.spool import DIGEST_BYTES, Digests, Spool
+from aggregator.ledger.passes.unchanged import LeftAs
 
 
 class Sight:
     """Takes down what a round reads of the windows that every round reads again."""
 
     def __init__(self, meter: Meter, lease: Lease) -> None:
-        length = definitions.at(lease.definitions, lease.mark).window
         self.lease = lease
-        self.since = max(windows.near(lease.mark, meter.revisit, length), meter.start_at)
+        self.since = _since(meter, lease)
         self.digests: dict[dt.datetime, bytes] | None = {}
         self.seconds = 0.0
         """How long the longest of its readings took."""
@@ -53,8 +56,8 @@ class Seen(NamedTuple):
     lease: Lease
     """The lease of that round, with what stood in the ledger at its end."""
     since: dt.datetime
-    digests: Digests
-    """Of the windows from `since` to the mark."""
+    digests: Digests | None
+    """Of the windows from `since` to the mark; None in a process that has not read them: the digest of all tells then."""
     seconds: float
     left_as: bytes
     """A digest of all that a round goes by: what was read, how the meter is configured, and how it was left."""
@@ -98,7 +101,10 @@ class Seen(NamedTuple):
 
     def same(self, span: Span, digests: Digests | None) -> bool:
         """Tell whether another reading of a span found what was seen of it."""
-        return digests == {start: each for start, each in self.digests.items() if start in span}
+        if self.digests is not None:
+            return digests == {start: each for start, each in self.digests.items() if start in span}
+        whole = span == Span(self.since, self.lease.mark)
+        return whole and digests is not None and _digest(self.lease, self.since, digests) == self.left_as
 
 
 class Outcome(Protocol):
@@ -134,10 +140,30 @@ def seen(meter: Meter, sight: Sight, result: Outcome) -> Seen | None:
         return None
     if sight.digests is None or late or not (nothing_waits and all_fed):
         return None
+    mark = result.mark
     lease = lease._replace(
-        mark=result.mark, reread_from=None, swept=None, fed_until=result.mark, waits_for=None
+        mark=mark,
+        reread_from=None,
+        swept=None,
+        fed_until=mark,
+        waits_for=None,
+        coverages=tuple(read_up_to(coverage, mark) for coverage in lease.coverages),
     )
-    return Seen(lease, sight.since, sight.digests, sight.seconds, _digest(lease, sight.since, sight.digests))
+    since = max(sight.since, _since(meter, lease))
+    digests = {start: each for start, each in sight.digests.items() if start >= since}
+    return Seen(lease, since, digests, sight.seconds, _digest(lease, since, digests))
+
+
+def recalled(left: LeftAs) -> Seen:
+    """Return what a round saw that another process made, or one before this: all that is known of it is its digest."""
+    since = _since(left.lease.registered.meter, left.lease)
+    return Seen(left.lease, since, None, left.seconds, left.left_as)
+
+
+def _since(meter: Meter, lease: Lease) -> dt.datetime:
+    """Return from where on every round reads windows again."""
+    length = definitions.at(lease.definitions, lease.mark).window
+    return max(windows.near(lease.mark, meter.revisit, length), meter.start_at)
 
 
 def _digest(lease: Lease, since: dt.datetime, digests: Digests) -> bytes:

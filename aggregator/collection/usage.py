@@ -90,24 +90,41 @@ def ask(
         raise UsageError(_report_unknown(question.meter, configured, known))
     if question.dimension is not None:
         _refuse_other_than_dimensions(feeds[0], question)
-    for meter, several in groupby(feeds, lambda feed: feed.meter):
+    for meter, definitions in report.definitions(feeds).items():
+        refuse_parts_of_windows(meter, definitions, question.span)
+    for feed, lines, notes in _lines(report, question, feeds, source_of):
+        kept = stack.enter_context(DiskList[Line]())
+        total = Sum(adds_up=not (feed.last and question.over_time))
+        kept.keep(total.counting(lines if names is None else _named(lines, names)))
+        yield FeedUsage(feed, kept, total, [*notes, *_report_missing(question, feed, total)])
+
+
+def _lines(
+    report: UsageReport,
+    question: Question,
+    feeds: Sequence[UsageFeed],
+    source_of: Callable[[str], MeterSource | None] | None,
+) -> Iterator[tuple[UsageFeed, Iterator[Line], list[str]]]:
+    """Yield the lines of each feed, and what is to be said of its meter; if sources are asked, meter by meter."""
+    span, by, of = (
+        question.span,
+        question.by,
+        {"customer": question.customer, "dimension": question.dimension},
+    )
+    if source_of is None:
+        for feed, lines in report.lines_of_each(feeds, span, by, **of):
+            yield feed, lines, [_read_up_to(feed)]
+        return
+    for _, several in groupby(feeds, lambda feed: feed.meter):
         of_meter = list(several)
-        refuse_parts_of_windows(meter, report.definitions(of_meter[0]), question.span)
         with Spool() as spool:
             opened, notes = _open(question, of_meter[0], spool, source_of)
             for feed in of_meter:
-                lines = report.lines(
-                    feed,
-                    question.span,
-                    question.by,
-                    customer=question.customer,
-                    dimension=question.dimension,
-                    opened=opened,
-                )
-                kept = stack.enter_context(DiskList[Line]())
-                total = Sum(adds_up=not (feed.last and question.over_time))
-                kept.keep(total.counting(lines if names is None else _named(lines, names)))
-                yield FeedUsage(feed, kept, total, [*notes, *_report_missing(question, feed, total)])
+                yield feed, report.lines(feed, span, by, **of, opened=opened), notes
+
+
+def _read_up_to(feed: UsageFeed) -> str:
+    return f"{feed.meter} is read up to {minute(feed.mark)}."
 
 
 def _refuse_other_than_dimensions(feed: UsageFeed, question: Question) -> None:
@@ -140,22 +157,22 @@ def _open(
     question: Question,
     feed: UsageFeed,
     spool: Spool,
-    source_of: Callable[[str], MeterSource | None] | None,
+    source_of: Callable[[str], MeterSource | None],
 ) -> tuple[OpenWindows | None, list[str]]:
-    """Ask a meter's source for what is not read yet, if that is wanted; return it, and what is to be said of it."""
-    read_up_to = f"{feed.meter} is read up to {minute(feed.mark)}"
-    found = None if source_of is None else source_of(feed.meter)
+    """Ask a meter's source for what is not read yet; return it, and what is to be said of it."""
+    read_up_to = _read_up_to(feed)
+    found = source_of(feed.meter)
     span = Span(max(feed.mark, question.span.start), min(_present(question, found), question.span.end))
-    if source_of is None or span.start >= span.end:
-        return None, [f"{read_up_to}."]
+    if span.start >= span.end:
+        return None, [read_up_to]
     if found is None:
         why = f"{feed.meter} is not in the configuration, so its source cannot be asked"
         if question.meter is not None:
             raise UsageError(f"{why}: leave out --live.")
-        return None, [f"{read_up_to}.", f"{why}."]
+        return None, [read_up_to, f"{why}."]
     proven_until = read_open(found.source, found.definitions, span, spool)
     at = f"{question.at:%Y-%m-%dT%H:%M:%SZ}"
-    notes = [f"{read_up_to}; open is what source {found.name} had of later windows at {at}."]
+    notes = [f"{read_up_to[:-1]}; open is what source {found.name} had of later windows at {at}."]
     if proven_until is not None and proven_until < question.at:
         proven = f"all up to {minute(proven_until)} only" if proven_until > span.start else "nothing of that"
         notes.append(f"Source {found.name} may lack some of it: it has proven to show {proven}.")

@@ -76,6 +76,11 @@ def sealed(coverage: FeedCoverage, first: dt.datetime) -> FeedCoverage:
     return coverage._replace(read_until=read_until, lost=lost)
 
 
+def read_up_to(coverage: FeedCoverage, mark: dt.datetime) -> FeedCoverage:
+    """Return the reach of a feed that lags behind nothing, once its meter is read up to a mark."""
+    return coverage._replace(read_until=max(coverage.read_until, _within(mark, coverage.until)))
+
+
 def report_lost(meter: str, sink: str, lost: Span, until: dt.datetime | None) -> str:
     """Say which windows a sink never gets, and what can be done about it."""
     give_up = f"with `bill_from: {lost.end:%Y-%m-%dT%H:%MZ}` for that sink"

@@ -93,13 +93,14 @@ def renames(wanted: Iterable[Wanted], memory: Memory) -> dict[str, str]:
 def refusals(wanted: Sequence[Wanted], memory: Memory) -> Iterator[tuple[str, str]]:
     """Yield the meters that would bill again what was billed, each with what to do about it."""
     renamed = renames(wanted, memory)
+    own = {(line.meter, line.outlet.sink): line for line in reversed(memory.lines)}
     for each in wanted:
         said = _name(each, memory, renamed) or _read(each, memory, renamed)
         if said is not None:
             yield each.name, said
             continue
         for outlet in each.outlets:
-            said = _outlet(each, outlet, memory, renamed)
+            said = _outlet(each, outlet, memory, renamed, own)
             if said is not None:
                 yield each.name, said
 
@@ -144,11 +145,16 @@ def report_read(meter: str, before: str, now: str, mark: dt.datetime) -> str:
     )
 
 
-def _outlet(each: Wanted, outlet: Outlet, memory: Memory, renamed: Mapping[str, str]) -> str | None:
+def _outlet(
+    each: Wanted,
+    outlet: Outlet,
+    memory: Memory,
+    renamed: Mapping[str, str],
+    lines: Mapping[tuple[str, str], KnownLine],
+) -> str | None:
+    """Say why a meter may not feed an outlet; `lines` are those of the ledger, by meter and sink."""
     before = next((old for old, new in renamed.items() if new == each.name), each.name)
-    own = next(
-        (line for line in memory.lines if (line.meter, line.outlet.sink) == (before, outlet.sink)), None
-    )
+    own = lines.get((before, outlet.sink))
     if own is not None and own.outlet.called == outlet.called:
         return None
     if own is not None and own.has_sent and own.outlet.kind != outlet.kind:

@@ -26,7 +26,7 @@ from apscheduler.schedulers.background import BackgroundScheduler
 from apscheduler.triggers.base import BaseTrigger
 
 from aggregator.daemon.halted_sink import Halt
-from aggregator.daemon.jobs import METERS, SENDING, SINKS, Task, glances, tasks
+from aggregator.daemon.jobs import METERS, SENDING, SINKS, Task, tasks
 from aggregator.daemon.outside import outside_of
 from aggregator.daemon.reloading import reloaded
 from aggregator.daemon.reporting import report_start
@@ -169,7 +169,6 @@ class Work:
         self._clock = clock
         self._readiness = Readiness()
         self._tasks = tasks(app)
-        self._glances = glances(app)
         self._takers = (
             {sink: app.notification_poller(sink) for sink in app.notification_sinks} if address else {}
         )
@@ -320,11 +319,7 @@ class Work:
             self._readiness.began(task.of, self._app.ledger.instant())
             failed, stopped = None, False
             try:
-                result = self._glances[task.of].unchanged(task.of)
-                if result is None:
-                    result = task.round()
-                else:
-                    task.job.report(task.reporter, result)
+                result = task.round()
             except Exception as error:  # noqa: BLE001 - the outermost loop: one meter's bug must not end the others
                 failed, stopped = self._report_failed(task, error), isinstance(error, InvariantBroken)
                 if isinstance(error, SourceError):

@@ -8,7 +8,7 @@ Rules
 - Each round is `run_once(now)` of some other module. One meter's or sink's trouble is its own.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from itertools import groupby
@@ -110,6 +110,8 @@ class Job(Generic[Result]):
     """How many of it the daemon has beside each other."""
     once: Callable[[App, str], Body[Result]] | None = None
     """What stands for its body in `run --once`, if another does."""
+    glances: Callable[[App], Mapping[str, Glance]] = lambda _: {}
+    """What first looks whether there is anything to do, for several at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +124,8 @@ class Task:
     trigger: BaseTrigger | None
     body: Body[Any]
     reporter: Reporter
+    glance: Glance | None = None
+    """What first looks whether there is anything to do at all."""
 
     @property
     def name(self) -> str:
@@ -136,7 +140,9 @@ class Task:
     def round(self) -> Any:
         """Do one round, report it, and return what it came to. Raises what the body raises."""
         ledger = self.app.ledger
-        result = self.body.run_once(ledger.now() if self.job.heeds_clock else ledger.instant())
+        result = self.glance.unchanged(self.of) if self.glance is not None else None
+        if result is None:
+            result = self.body.run_once(ledger.now() if self.job.heeds_clock else ledger.instant())
         self.job.report(self.reporter, result)
         return result
 
@@ -145,19 +151,21 @@ def tasks(app: App, *, once: bool = False) -> list[Task]:
     """Return every job of every meter and sink, in the order in which one pass does them."""
     found = []
     for things, jobs in groupby(JOBS, key=lambda job: job.things):
-        rows = list(jobs)
+        rows = [(job, job.glances(app)) for job in jobs]
         for of in sorted(things(app)):
-            found += [task for job in rows for task in _tasks_of(job, app, of, once=once)]
+            found += [
+                task for job, looks in rows for task in _tasks_of(job, app, of, looks.get(of), once=once)
+            ]
     return found
 
 
-def _tasks_of(job: Job[Any], app: App, of: str, *, once: bool) -> Iterator[Task]:
+def _tasks_of(job: Job[Any], app: App, of: str, glance: Glance | None, *, once: bool) -> Iterator[Task]:
     trigger = job.due and job.due(app, of)
     if job.due is not None and trigger is None:
         return
     body = (job.once if once else None) or job.body
     for _ in range(1 if once else job.beside):
-        yield Task(job, of, app, trigger, body(app, of), Reporter(of, log.logger(), once=once))
+        yield Task(job, of, app, trigger, body(app, of), Reporter(of, log.logger(), once=once), glance)
 
 
 def glances(app: App) -> dict[str, Glance]:
@@ -295,6 +303,7 @@ JOBS: tuple[Job[Any], ...] = (
         report=report_collected,
         failed=log.PASS_FAILED,
         answers="meters",
+        glances=glances,
     ),
     Job(
         "health",

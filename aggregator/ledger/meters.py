@@ -11,6 +11,7 @@ Rules
 
 import datetime as dt
 import uuid
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple
@@ -91,6 +92,11 @@ FIND_DEFINITIONS = """
 select since, fingerprint, query, make_interval(secs => window_seconds), dimensions, customers
   from aggregator.definition
  where meter_id = %(meter_id)s order by since
+"""
+
+FIND_DEFINITIONS_OF_MANY = """
+select meter_id, since, fingerprint, query, make_interval(secs => window_seconds), dimensions, customers
+  from aggregator.definition where meter_id = any(%(meters)s) order by meter_id, since
 """
 
 FORGET_DEFINITIONS = "delete from aggregator.definition where meter_id = %(meter_id)s and since >= %(since)s"
@@ -518,6 +524,18 @@ def definitions_of(connection: Connection, meter_id: int) -> tuple[Definition, .
     return tuple(
         Definition._make((*columns, tuple(dimensions), mapping)) for *columns, dimensions, mapping in rows
     )
+
+
+def definitions_of_many(
+    connection: Connection, meters: Sequence[int]
+) -> defaultdict[int, tuple[Definition, ...]]:
+    """Return the same of many meters, by their ids."""
+    found: defaultdict[int, tuple[Definition, ...]] = defaultdict(tuple)
+    for meter_id, *columns, dimensions, mapping in connection.execute(
+        FIND_DEFINITIONS_OF_MANY, {"meters": list(meters)}
+    ):
+        found[meter_id] += (Definition._make((*columns, tuple(dimensions), mapping)),)
+    return found
 
 
 def _definition(since: dt.datetime, meter: Meter) -> Definition:

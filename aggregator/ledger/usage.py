@@ -11,8 +11,9 @@ Rules
 """
 
 import datetime as dt
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from decimal import Decimal
+from itertools import groupby, islice
 from typing import Any, NamedTuple
 
 from psycopg.types.json import Jsonb
@@ -22,7 +23,7 @@ from aggregator.core.usage import By, Line, Usage, sum_of
 from aggregator.core.windows import DAY
 from aggregator.ledger import usage_statements as statements
 from aggregator.ledger.database import Connection, Part, streamed
-from aggregator.ledger.meters import definitions_of
+from aggregator.ledger.meters import definitions_of_many
 from aggregator.ledger.passes.changes import WORK_MEMORY, stage
 from aggregator.ledger.passes.spool import Spool
 
@@ -50,6 +51,12 @@ SOME = " limit %(limit)s offset %(offset)s"
 
 MANY = 10_000
 """As far as is counted what waits to be sent."""
+
+FEEDS_AT_ONCE = 200
+"""Feeds whose lines one statement gives: so many that planning it is nothing, so few that others wait for nobody."""
+
+WORTH_ONE_STATEMENT = 8
+"""Of fewer feeds each has a statement of its own, which is planned for what is known of that feed."""
 
 MOST_DAYS = 400
 """Of longer spans the days are not gone through one by one."""
@@ -120,10 +127,12 @@ class UsageReport(Part):
         with self._database.transaction() as connection:
             return _feeds(connection, None if meter is None else [meter], span)
 
-    def definitions(self, feed: UsageFeed) -> tuple[Definition, ...]:
-        """Return by which queries, and in which windows, the feed's meter is read, in the order of time."""
+    def definitions(self, feeds: Iterable[UsageFeed]) -> dict[str, tuple[Definition, ...]]:
+        """Return by which queries, and in which windows, the meters of feeds are read, by name and in the order of time."""
+        names = {feed.meter_id: feed.meter for feed in feeds}
         with self._database.transaction() as connection:
-            return definitions_of(connection, feed.meter_id)
+            found = definitions_of_many(connection, list(names))
+        return {name: found[meter_id] for meter_id, name in names.items()}
 
     def lines(
         self,
@@ -150,8 +159,44 @@ class UsageReport(Part):
             if opened is not None:
                 stage(connection, opened.readings, opened.unit)
             for row in streamed(connection, statement, values):
-                line = _line(feed, row)
-                yield line if dimension is None else line._replace(customer=None, value=line.customer)
+                yield _named(_line(feed, row), customers=dimension is None)
+
+    def lines_of_each(
+        self,
+        feeds: Sequence[UsageFeed],
+        span: Span,
+        by: By | None = None,
+        *,
+        customer: str | None = None,
+        dimension: str | None = None,
+    ) -> Iterator[tuple[UsageFeed, Iterator[Line]]]:
+        """Yield the same lines of many feeds, feed by feed: take those of one before the next. Nothing is open in them."""
+
+        def asked(feed: UsageFeed) -> tuple[str, dict[str, object]]:
+            return question(feed, span, by, customer and [customer], dimension=dimension)
+
+        for statement, alike in groupby(feeds, lambda feed: asked(feed)[0]):
+            while some := list(islice(alike, FEEDS_AT_ONCE)):
+                if len(some) < WORTH_ONE_STATEMENT:
+                    for feed in some:
+                        yield feed, self.lines(feed, span, by, customer=customer, dimension=dimension)
+                    continue
+                values = {**asked(some[0])[1], **_own(some)}
+                yield from self._of_many(some, statements.of_many(statement), values, named=dimension is None)
+
+    def _of_many(
+        self, feeds: Sequence[UsageFeed], statement: str, values: dict[str, object], *, named: bool
+    ) -> Iterator[tuple[UsageFeed, Iterator[Line]]]:
+        with self._database.transaction() as connection:
+            connection.execute(WORK_MEMORY)
+            connection.execute(ALL_ROWS)
+            rows = groupby(streamed(connection, statement, values), lambda row: row[0])
+            number, found = next(rows, (None, iter(())))
+            for place, feed in enumerate(feeds, 1):
+                lines = found if number == place else iter(())
+                yield feed, (_named(_line(feed, row[1:-1]), customers=named) for row in lines)
+                if number == place:
+                    number, found = next(rows, (None, iter(())))
 
     def of_customer(self, feed: UsageFeed, span: Span, customer: str, by: By | None = None) -> list[Line]:
         """Return the same lines of one customer at once: there is one for a day or an hour at most."""
@@ -231,6 +276,21 @@ def _feeds(connection: Connection, meters: Sequence[str] | None, span: Span) -> 
         "many": MANY,
     }
     return [UsageFeed._make(row) for row in connection.execute(FEEDS, values)]
+
+
+def _own(feeds: Sequence[UsageFeed]) -> dict[str, object]:
+    """Return what is each feed's own, for a statement about all of them."""
+    return {
+        "feeds": [feed.id for feed in feeds],
+        "meters": [feed.meter_id for feed in feeds],
+        "sinces": [feed.since for feed in feeds],
+        "untils": [feed.until or FOREVER for feed in feeds],
+    }
+
+
+def _named(line: Line, *, customers: bool) -> Line:
+    """Return a line of a customer, or of a value of a dimension, which stands in the same place."""
+    return line if customers else line._replace(customer=None, value=line.customer)
 
 
 def _of_customers(

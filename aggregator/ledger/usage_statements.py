@@ -249,6 +249,16 @@ select {WHOSE}, start, sum(nine) as used,
 # Lines by time have no customer, and those by customer no time; a dimension's values stand where customers do.
 ORDER = "order by start, customer is null, used desc, customer"
 
+# The same of many feeds in one statement, which is planned once: what is a feed's own is not a value then, but its column.
+OF_MANY = """
+select many.number, its.*
+  from unnest(%(feeds)s::int[], %(meters)s::int[], %(sinces)s::timestamptz[], %(untils)s::timestamptz[])
+       with ordinality as many (feed, meter, since, until, number)
+ cross join lateral (select *, row_number() over () as place from ({lines}) as line) as its
+ order by many.number, its.place
+"""
+OWN = ("feed", "meter", "since", "until")
+
 # A stretch of those lines, behind what all of them come to and how many there are.
 SOME_AND_ALL = f"""
 with line (customer, start, {", ".join(Usage._fields)}) as materialized ({{lines}})
@@ -314,6 +324,13 @@ def added(
         named=NAMED if by_dimension else "",
         order=ORDER,
     )
+
+
+def of_many(statement: str) -> str:
+    """Return the statement that gives the lines of many feeds, one feed after the other, by what gives those of one."""
+    for own in OWN:
+        statement = statement.replace(f"%({own})s", f"many.{own}")
+    return OF_MANY.format(lines=statement)
 
 
 def last(*, some: bool, opened: bool) -> str:

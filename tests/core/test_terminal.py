@@ -8,13 +8,15 @@ import sys
 from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
-from typing import NoReturn
+from typing import Literal, NoReturn
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.console import Console
 
-from aggregator.cli.printing import json_text, say, say_error, show_table
+from aggregator.cli.drawing import drawn
+from aggregator.cli.printing import _table, json_text, say, say_error, show_table
 from aggregator.errors import ConfigError, Problem, SinkError
 from aggregator.runtime import log
 from aggregator.runtime.terminal import JOINERS, printable
@@ -23,6 +25,32 @@ ROOT = Path(__file__).parents[2]
 
 EVIL = "\x1b]0;owned\x07\x1b[2J[red]cus\u202e\r\nAll is well.\x7f\x9b1m\u2028"
 SHOWN = r"\x1b]0;owned\x07\x1b[2J[red]cus\u202e\r\nAll is well.\x7f\x9b1m\u2028"
+
+
+CELLS = st.text(st.characters(exclude_categories=("C", "Z", "M")), max_size=12)
+TABLES = st.integers(1, 4).flatmap(
+    lambda count: st.tuples(
+        st.lists(CELLS.filter(bool), min_size=count, max_size=count, unique=True),
+        st.lists(st.sampled_from(["left", "right"]), min_size=count, max_size=count),
+        st.lists(st.lists(CELLS, min_size=count, max_size=count), max_size=3),
+    )
+)
+
+
+@given(st.lists(CELLS.filter(bool), min_size=1).map(" ".join), TABLES, st.booleans())
+def test_a_table_that_is_drawn_at_once_looks_as_rich_draws_it(
+    title: str, table: tuple[list[str], list[str], list[list[str]]], styled: bool
+) -> None:
+    """Byte by byte, in bold or not, whatever the width of its signs; one that is too wide is left to rich."""
+    headings, alignments, lines = table
+    columns = dict(zip(headings, alignments, strict=True))
+    out = io.StringIO()
+    system: Literal["standard"] | None = "standard" if styled else None
+    rich = Console(width=200, file=out, force_terminal=styled, color_system=system, highlight=False)
+    rich.print(_table(title, columns, lines, 70))
+    at_once = drawn(title, columns, lines, 200, styled=styled)
+    assert at_once == out.getvalue()
+    assert drawn(title, columns, lines, 2, styled=styled) is None
 
 
 @given(st.text())

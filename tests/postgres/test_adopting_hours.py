@@ -63,7 +63,7 @@ class WideWorld(PinnedWorld):
         super().__init__(database, directory, meter=meter, sinks=[Hourly(lambda: self.now, limits=HOURLY)])
         feeds = tuple(feed._replace(model=WriteModel.OVERWRITE) for feed in self.registered.feeds)
         self.registered = self.registered._replace(feeds=feeds)
-        self.collection._registered = self.registered
+        self.collection.registered = self.registered
         assert self.identity.check(self.now) is None
         self.hourly.most = lambda customer: self.source.totals().get(customer, Decimal(0))
 

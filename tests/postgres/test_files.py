@@ -68,7 +68,7 @@ class FileWorld(World):
         limits = self.files_sink.limits_for(self.meter.name)
         feeds = tuple(feed._replace(model=limits.write_model) for feed in self.registered.feeds)
         self.registered = self.registered._replace(feeds=feeds)
-        self.collection._registered = self.registered
+        self.collection.registered = self.registered
         self.collection.limits = dict.fromkeys(self.collection.limits, limits)
         self.state = state
         self.identity = LedgerIdentity(database, ClaimCounter(state)) if state else None

@@ -9,9 +9,10 @@ import pytest
 from aggregator.collection import glance as glances
 from aggregator.collection.glance import Glance
 from aggregator.collection.rounds import Collected
-from aggregator.core.model import Decreases, Fence, Span
+from aggregator.core.model import Decreases, Fence, Span, Terms
 from aggregator.errors import LedgerStopped, SourceUnreachable
 from aggregator.ledger.database import Database
+from tests.fakes import FakeSink
 from tests.postgres.world import HOUR, METER, MINUTE, START, World
 
 Seconds = list[float]
@@ -63,7 +64,7 @@ def test_nothing_new_takes_no_lease_and_no_round(world: World) -> None:
     before, read = epoch(world), len(world.source.reads)
     world.at(1, 11)
     found = look(world)
-    assert found == Collected("api_requests", START + HOUR)
+    assert found == Collected("api_requests", START + HOUR, rows=1)
     assert world.source.glimpsed == [("", Span(START, START + HOUR))]
     assert (epoch(world), len(world.source.reads)) == (before, read)
 
@@ -85,7 +86,7 @@ def test_a_round_of_another_process_that_found_the_same_changes_nothing(world: W
     for minute in (16, 21):
         for each in worlds:
             each.at(1, minute)
-            assert look(each) == Collected("api_requests", START + HOUR)
+            assert look(each) == Collected("api_requests", START + HOUR, rows=1)
     assert epoch(world) == before
 
 
@@ -228,15 +229,84 @@ def usage_has_moved(world: World) -> None:
         usage_has_moved,
     ],
 )
+@pytest.mark.parametrize("anew", [False, True], ids=["goes_on", "begins"])
 def test_whatever_else_there_is_to_do_is_left_to_a_round(
-    world: World, happens: Callable[[World], None]
+    world: World, happens: Callable[[World], None], anew: bool
 ) -> None:
-    """The ledger says so, or the clock; nothing is noted then."""
+    """The ledger says so, or the clock; nothing is noted then, by a process that goes on or by one that begins."""
     world.at(1, 11)
     happens(world)
     before = passes(world)
-    assert look(world) is None
+    assert look(world.beside() if anew else world) is None
     assert passes(world) == before
+
+
+def test_a_process_that_begins_goes_by_what_the_last_round_left(world: World) -> None:
+    """Though it has read nothing itself: what it reads comes to the same digest. Afterwards it goes on like any other."""
+    before = epoch(world)
+    for minute in (11, 16):
+        other = world.beside()
+        other.at(1, minute)
+        assert look(other) == Collected("api_requests", START + HOUR, rows=1)
+        other.at(1, minute + 1)
+        assert look(other)
+    assert epoch(world) == before
+    assert not other.source.reads[1:], "no round has read anything since the first"
+
+
+def test_what_came_late_is_seen_by_a_process_that_begins(world: World) -> None:
+    """A use that no round has read makes another digest, and so does one that is gone."""
+    world.source.use("cus_a", START + MINUTE, 5)
+    assert look(world.beside()) is None
+    used = world.source.uses[:]
+    world.source.uses.clear()
+    assert look(world.beside()) is None
+    world.source.uses += used
+    assert world.beside().collect().corrections == 1
+
+
+def test_it_makes_no_difference_from_where_the_mark_came(world: World) -> None:
+    """What a round read behind the two hours is no part of what the next one reads, nor how far its feeds were before."""
+    for hour in (2, 3, 4, 5):
+        world.source.use("cus_a", START + (hour - 1) * HOUR, hour)
+        world.at(hour, 6)
+        world.collect()
+        other = world.beside()
+        other.at(hour, 11)
+        assert look(other) == Collected("api_requests", START + hour * HOUR, rows=min(hour, 2))
+
+
+def test_a_process_that_begins_says_of_a_silent_meter_that_it_is_silent(world: World) -> None:
+    """Each round says so, and whoever runs once is to hear of it; so it is left to one."""
+    world.execute("update aggregator.meter set silent_since = mark")
+    assert look(world.beside()) is None
+    world.execute("update aggregator.meter set silent_since = null")
+    world.execute(
+        "insert into aggregator.silent_customer (meter_id, customer, since, usual) select id, 'cus_a', mark, 1"
+        " from aggregator.meter"
+    )
+    assert look(world.beside()) is None
+    world.execute("delete from aggregator.silent_customer")
+    assert look(world.beside())
+
+
+def test_what_took_the_source_long_is_not_tried_by_a_process_that_begins(world: World) -> None:
+    """How long a reading took of late is on record."""
+    world.execute("update aggregator.reading_cost set seconds = readings * 2")
+    assert look(world.beside()) is None
+    assert not world.source.glimpses
+
+
+def test_a_feed_that_was_reread_from_its_beginning_is_the_same_to_all(world: World) -> None:
+    """Two sinks, one of which ends with the mark: how far each is follows from the mark and its terms."""
+    meter = replace(METER, name="two_sinks", terms=(Terms("first"), Terms("second", bill_until=START + HOUR)))
+    two = World(
+        world.database, meter=meter, source=world.source, sinks=[FakeSink("first"), FakeSink("second")]
+    )
+    for hour in (1, 2):
+        two.at(hour, 6)
+        two.collect()
+        assert look(two.beside(), seconds=None)
 
 
 def test_old_windows_are_read_again_by_a_round_when_their_turn_comes(world: World) -> None:
@@ -290,7 +360,9 @@ def test_many_meters_are_looked_at_in_one_snapshot(world: World) -> None:
     world.at(1, 11)
     found = glance(world, *others)
     names = [each.meter.name for each in (world, *others)]
-    assert [found.unchanged(name) for name in names] == [Collected(name, START + HOUR) for name in names]
+    assert [found.unchanged(name) for name in names] == [
+        Collected(name, START + HOUR, rows=1) for name in names
+    ]
     assert (world.source.glimpses, len(world.source.glimpsed)) == (1, 4)
     assert found.unchanged(names[0])
     assert world.source.glimpses == 2, "what was found counts once"

@@ -324,7 +324,7 @@ def guarded(database: Database, model: WriteModel, **limits: Any) -> Replacing:
     world = Replacing(database, model)
     meter = replace(world.meter, guards=Guards(**limits))
     world.meter = world.collection.meter = meter
-    world.registered = world.collection._registered = world.registered._replace(meter=meter)
+    world.registered = world.collection.registered = world.registered._replace(meter=meter)
     return world
 
 

@@ -87,7 +87,7 @@ class Replacing(World):
         super().__init__(database, meter=meter, sinks=[ReplacingSink(model)])
         feeds = tuple(feed._replace(model=model, keeps_order=keeps_order) for feed in self.registered.feeds)
         self.registered = self.registered._replace(feeds=feeds)
-        self.collection._registered = self.registered
+        self.collection.registered = self.registered
 
     @property
     def told(self) -> ReplacingSink:
@@ -363,7 +363,7 @@ def hold_decreases(world: Replacing) -> None:
     meter = replace(world.collection.meter, decreases=Decreases.HOLD, shrink_guard=Decimal(1))
     world.collection.meter = meter
     world.registered = world.registered._replace(meter=meter)
-    world.collection._registered = world.registered
+    world.collection.registered = world.registered
 
 
 def held(world: Replacing) -> list[tuple[dt.datetime, int]]:

@@ -5,12 +5,14 @@ import re
 import tracemalloc
 from decimal import Decimal
 from itertools import product
+from typing import NoReturn
 
 import psycopg
 import pytest
 
 from aggregator.core.model import Reading, Span
 from aggregator.core.usage import By, Usage, sum_of
+from aggregator.ledger import usage
 from aggregator.ledger.database import Database
 from aggregator.ledger.passes.spool import Spool
 from aggregator.ledger.usage import ALL_ROWS, MANY, OpenWindows, UsageFeed, UsageReport, question
@@ -92,6 +94,43 @@ def test_customers_who_are_asked_for_together_have_each_their_own(
     assert not any(each.lines for each in report.of_customers(PART, names, by, None, 3)), (
         "there are four feeds"
     )
+
+
+@pytest.mark.parametrize("by", [None, *By])
+@pytest.mark.parametrize("customer", [None, CUSTOMERS[0]])
+def test_feeds_that_are_asked_for_together_have_each_their_own_lines(
+    by: By | None,
+    customer: str | None,
+    database: Database,
+    ledger_url: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The same lines as alone and in the same order, whatever is a feed's own, and none where it has none."""
+    report = UsageReport(database)
+    with psycopg.connect(ledger_url, autocommit=True) as connection:
+        made = Made(connection, random.Random(7))
+        for number in range(8):
+            made.meter(f"meter_{number}")
+        connection.execute("insert into aggregator.sink (name) values ('three')")
+        connection.execute(
+            "insert into aggregator.feed (meter_id, sink_id, since, read_until)"
+            " select meter.id, 3, mark, mark from aggregator.meter"
+        )
+    UsageDays(database).sum_up(sink_id=1)
+    feeds = report.feeds(None, PART)
+    alone = [(feed, list(report.lines(feed, PART, by, customer=customer))) for feed in feeds]
+
+    def refuse(*_: object, **__: object) -> NoReturn:
+        raise AssertionError("a statement for one feed")
+
+    monkeypatch.setattr(usage, "WORTH_ONE_STATEMENT", 1)
+    monkeypatch.setattr(usage, "FEEDS_AT_ONCE", 3)
+    monkeypatch.setattr(report, "lines", refuse)
+    together = [
+        (feed, list(lines)) for feed, lines in report.lines_of_each(feeds, PART, by, customer=customer)
+    ]
+    assert together == alone
+    assert by is None or not all(lines for _, lines in together), "the third sink has nothing"
 
 
 @pytest.fixture

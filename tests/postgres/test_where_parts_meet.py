@@ -166,7 +166,7 @@ def test_an_old_window_that_is_let_go_does_not_stay_the_last(database: Database,
     if who == "a person":
         world.collection.meter = replace(world.meter, decreases=Decreases.HOLD, shrink_guard=Decimal(1))
         world.registered = world.registered._replace(meter=world.collection.meter)
-        world.collection._registered = world.registered
+        world.collection.registered = world.registered
     world.source.uses[0] = ("cus_a", START + 5 * MINUTE, Decimal(7))
     rounds(world, 15)
     if who == "a person":
@@ -186,7 +186,7 @@ def test_windows_that_are_floored_one_by_one_are_adopted(database: Database, tmp
     world.sink.limits = limits
     feeds = tuple(feed._replace(model=WriteModel.LAST) for feed in world.registered.feeds)
     world.registered = world.registered._replace(feeds=feeds)
-    world.collection._registered = world.registered
+    world.collection.registered = world.registered
     world.collection.limits = dict.fromkeys(world.collection.limits, limits)
     use(world, 0, "2.5")
     cycle(world, 1)

@@ -69,7 +69,7 @@ class Site:
         if meter not in self.config.meters:
             return None
         feed = self.ledger.usage.feeds(meter, Span(NOW, NOW))[0]
-        return MeterSource("app", self._app, self.ledger.usage.definitions(feed), Decimal(1))
+        return MeterSource("app", self._app, self.ledger.usage.definitions([feed])[feed.meter], Decimal(1))
 
     def close(self) -> None:
         """Give everything back."""

@@ -46,7 +46,7 @@ from aggregator.ledger.passes.records import Pass
 from aggregator.ledger.passes.shrink_guard import Fallen, Shrunk
 from aggregator.ledger.passes.spool import Spool
 from aggregator.ledger.passes.stats import Tally
-from aggregator.ledger.passes.unchanged import Unchanged
+from aggregator.ledger.passes.unchanged import LeftAs, Unchanged
 from aggregator.ledger.passes.usual import Swelled
 from aggregator.ledger.passes.writer import Writer
 from aggregator.ledger.review import moves
@@ -361,6 +361,11 @@ class Passes(Part):
             if stopped is not None:
                 raise LedgerStopped(stopped)
             return noted
+
+    def left_as(self, registered: Sequence[Registered]) -> dict[str, LeftAs]:
+        """Return, by name, how the last rounds left those of these meters in which they left nothing to be done or said."""
+        with self._database.transaction() as connection:
+            return unchanged.left_as(connection, registered)
 
     def resume_backfill(
         self, registered: Registered, goal: Span, known: Sequence[Definition], now: dt.datetime

@@ -9,13 +9,18 @@ Rules
 """
 
 import datetime as dt
+import uuid
+from collections import defaultdict
 from collections.abc import Sequence
 from typing import NamedTuple
 
 from psycopg.types.range import TimestamptzRange
 
+from aggregator.core.commit_barrier import Noted
+from aggregator.ledger import feeds as lines
 from aggregator.ledger.database import Connection
-from aggregator.ledger.meters import Lease
+from aggregator.ledger.feeds import as_it_is
+from aggregator.ledger.meters import Lease, Registered, definitions_of_many
 from aggregator.ledger.passes.records import Pass
 
 NOTE = """
@@ -57,6 +62,36 @@ with said as (
 select id from last
 """
 
+# Who has been silent is said by each round, so such a meter is left to one. What the source took is known of the newest day.
+LEFT_AS = """
+select meter.id, meter.epoch, meter.mark, meter.seen_until, meter.hourly_at, meter.daily_at, meter.left_as,
+       clock_timestamp(), coalesce(cost.seconds / cost.readings, 0)
+  from aggregator.meter
+  left join lateral (
+        select seconds, readings from aggregator.reading_cost
+         where reading_cost.meter_id = meter.id and not old order by day desc limit 1) as cost on true
+ where meter.id = any(%(meters)s) and meter.left_epoch = meter.epoch and meter.left_as is not null
+   and meter.reread_from is null and meter.swept is null and meter.silent_since is null
+   and not exists (select from aggregator.silent_customer where silent_customer.meter_id = meter.id)
+"""
+
+NOTED_OF_ALL = """
+select meter_id, until, xid::bigint from aggregator.fence where meter_id = any(%(meters)s) order by meter_id, until
+"""
+
+UNSTABLE_OF_ALL = "select meter_id, fingerprint from aggregator.unstable where meter_id = any(%(meters)s)"
+
+NOBODY = uuid.UUID(int=0)
+"""Whose lease it is that only says how a meter was left: nothing can be committed under it."""
+
+
+class LeftAs(NamedTuple):
+    """How a round left a meter: under a lease of nobody's, with its digest, and how long such a reading took of late."""
+
+    lease: Lease
+    left_as: bytes
+    seconds: float
+
 
 class Unchanged(NamedTuple):
     """What a glance found as a round had left it: the lease of that round, its digest, and what was read again."""
@@ -85,3 +120,47 @@ def note(connection: Connection, found: Sequence[Unchanged], now: dt.datetime, s
         },
     )
     return {meter for (meter,) in rows}
+
+
+def left_as(connection: Connection, registered: Sequence[Registered]) -> dict[str, LeftAs]:
+    """Return, by name, how the last rounds left those of these meters in which they left nothing to be done or said.
+
+    It is asked for in several statements, between which another round may end: whether all of it is true at one instant, and
+    still is, is for `note` to say, by the digest that is made of it.
+    """
+    known = {each.id: each for each in registered}
+    values = {"meters": list(known)}
+    rows = connection.execute(LEFT_AS, values).fetchall()
+    noted: dict[int, list[Noted]] = defaultdict(list)
+    unstable: dict[int, set[str]] = defaultdict(set)
+    for meter_id, *each in connection.execute(NOTED_OF_ALL, values):
+        noted[meter_id].append(Noted._make(each))
+    defined = definitions_of_many(connection, list(known))
+    for meter_id, fingerprint in connection.execute(UNSTABLE_OF_ALL, values):
+        unstable[meter_id].add(fingerprint)
+    feeds = [feed for meter_id, *_ in rows for feed in known[meter_id].feeds]
+    coverages = dict(zip((feed.id for feed in feeds), lines.coverages(connection, feeds), strict=True))
+    found = {}
+    for meter_id, epoch, mark, seen_until, hourly_at, daily_at, digest, given_at, seconds in rows:
+        meter = known[meter_id]
+        of_feeds = tuple(coverages[feed.id] for feed in meter.feeds)
+        lease = Lease(
+            meter._replace(feeds=tuple(map(as_it_is, meter.feeds, of_feeds))),
+            NOBODY,
+            epoch,
+            mark,
+            reread_from=None,
+            swept=None,
+            fed_until=mark,
+            given_at=given_at,
+            hourly_at=hourly_at,
+            daily_at=daily_at,
+            waits_for=None,
+            definitions=defined[meter_id],
+            noted=tuple(noted[meter_id]),
+            seen_until=seen_until,
+            coverages=of_feeds,
+            unstable=frozenset(unstable[meter_id]),
+        )
+        found[meter.meter.name] = LeftAs(lease, digest, seconds)
+    return found
