@@ -1,10 +1,12 @@
 """Starts processes of ours without a second of imports each: forks them from one that has imported everything.
 
-What is forked is a process like any other: an id, files, an environment and a session of its own, ended by signals. What is
-decided before the first line of ours runs (a preloaded library, the interpreter's own variables) needs a fresh interpreter.
+What is forked is a process like any other: an id, files, an environment and a session of its own, ended by signals. The
+interpreter reads its own variables when it begins, so whoever asks for others than the last gets a process to fork from that
+began with them. What is read as a library is loaded needs a fresh interpreter each time.
 """
 
 import atexit
+import gc
 import importlib
 import json
 import os
@@ -21,11 +23,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
-FRESH = ("LD_", "PYTHON", "AGGREGATOR_KILL_AT")
-"""How variables begin that are read before a forked process could be given them."""
+FRESH = ("LD_", "PYTHONPROFILE", "AGGREGATOR_KILL_AT")
+"""How variables begin that are about what is imported, or are read by then."""
 
-AS_ALL = {"PYTHONUNBUFFERED", "PYTHONPATH"}
-"""Those that every process here is started with, the starter too."""
+INTERPRETER = "PYTHON"
+"""How those begin that the interpreter reads as it begins, and keeps in what is forked."""
 
 LONGEST_MESSAGE = 1 << 20
 PACKAGES = (
@@ -81,13 +83,14 @@ class Forked:
 
 
 class Starter:
-    """One process that has imported everything, and forks when it is asked to."""
+    """One process that has imported everything, and forks when it is asked to; it began with these variables of Python's."""
 
-    def __init__(self) -> None:
+    def __init__(self, variables: Mapping[str, str]) -> None:
         ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with its:
             self._process = subprocess.Popen(
                 [sys.executable, "-u", "-m", __name__, str(its.fileno())],
+                env={k: v for k, v in os.environ.items() if not k.startswith(INTERPRETER)} | dict(variables),
                 pass_fds=[its.fileno()],
                 stdin=subprocess.DEVNULL,
                 start_new_session=True,
@@ -119,7 +122,7 @@ class Starter:
         return Forked(int(message), watched, ours)
 
 
-_starters: list[Starter] = []
+_starters: dict[frozenset[tuple[str, str]], Starter] = {}
 
 
 def start(
@@ -131,7 +134,7 @@ def start(
     err: BinaryIO,
 ) -> Forked | subprocess.Popen[bytes]:
     """Start a process of ours that runs a module, forked where that shows no difference."""
-    if any(name.startswith(FRESH) and name not in AS_ALL for name in env):
+    if any(name.startswith(FRESH) for name in env):
         return subprocess.Popen(
             [sys.executable, "-m", module, *arguments],
             cwd=directory,
@@ -141,12 +144,15 @@ def start(
             stderr=err,
             start_new_session=True,
         )
-    if not _starters:
-        _starters.append(Starter())
-    return _starters[0].start(module, arguments, directory, env, out, err)
+    variables = {name: value for name, value in env.items() if name.startswith(INTERPRETER)}
+    key = frozenset(variables.items())
+    if key not in _starters:
+        _starters[key] = Starter(variables)
+    return _starters[key].start(module, arguments, directory, env, out, err)
 
 
 def _import_all() -> None:
+    """Import everything, as what is never garbage: to look for some in it as it ends takes a process half a second."""
     for name in LIBRARIES:
         importlib.import_module(name)
     for name in PACKAGES:
@@ -154,6 +160,8 @@ def _import_all() -> None:
         for found in pkgutil.walk_packages(package.__path__, f"{name}."):
             if not found.name.endswith("__main__"):
                 importlib.import_module(found.name)
+    gc.collect()
+    gc.freeze()
 
 
 def _become(asked: Sequence[Any], out: int, err: int) -> None:
