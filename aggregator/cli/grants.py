@@ -93,14 +93,14 @@ def grants(
 
 def _check(config_path: Path, names: "Names", *, as_json: bool) -> None:
     """Print in what the roles differ; exit 3 if they do."""
-    from aggregator.ledger.database import Database
+    from aggregator.ledger.database import CONNECT_TIMEOUT_SECONDS, Database
     from aggregator.ledger.privileges import Kind, differences
     from aggregator.wiring.app import ledger_url
 
     with (
         ledger_url(load_config(config_path)) as url,
         Database(url, name="aggregator grants") as database,
-        database.transaction() as connection,
+        database.transaction(wait_seconds=CONNECT_TIMEOUT_SECONDS) as connection,
     ):
         found = [each for kind in Kind for each in differences(connection, names.of(kind), kind)]
     if as_json:

@@ -419,8 +419,11 @@ class Identity(NamedTuple):
 
 
 def ledger_id_of(database: Database) -> Identity:
-    """Return which ledger this is. Raises LedgerOutdated if its schema is not the one this version works with."""
-    with database.transaction() as connection:
+    """Return which ledger this is. Raises LedgerOutdated if its schema is not the one this version works with.
+
+    It is asked first of all, when no session is in use: one that cannot be had by then is not waited for any longer.
+    """
+    with database.transaction(wait_seconds=CONNECT_TIMEOUT_SECONDS) as connection:
         if connection.execute("select to_regclass('aggregator.alembic_version')").fetchone() == (None,):
             raise LedgerOutdated("The ledger is empty; run `aggregator migrate` to create its tables.")
         row = connection.execute("select version_num from aggregator.alembic_version").fetchone()
