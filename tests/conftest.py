@@ -4,6 +4,7 @@ One embedded server serves the whole run, shared by the workers. A ledger is clo
 test has its own and none sees another's rows.
 """
 
+import gc
 import os
 import shutil
 import signal
@@ -43,6 +44,9 @@ def pytest_configure(config: pytest.Config) -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
         signal.signal(signal.SIGQUIT, signal.SIG_DFL)
     config.addinivalue_line("markers", "direct: reaches its databases without a pooler in any case")
+    config.addinivalue_line(
+        "markers", "sessions: is about sessions; with a pooler, it runs without one as well"
+    )
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -55,23 +59,20 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--through-pgbouncer",
         action="store_true",
-        help="Reach every ledger and source through pgbouncer in transaction mode; leave out tests that have neither.",
+        help="Let tests/postgres reach every ledger and source through pgbouncer in transaction mode, if it is installed.",
     )
 
 
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out of a run through pgbouncer what would not go through it: it is the same as in the run without."""
-    if config.getoption("--through-pgbouncer"):
-        same = [
-            item for item in items if _is_direct(item) or "reached" not in getattr(item, "fixturenames", ())
-        ]
-        config.hook.pytest_deselected(items=same)
-        left_out = set(same)
-        items[:] = [item for item in items if item not in left_out]
+def pytest_collection_finish() -> None:
+    """All that was collected stays until the end: nobody need look for garbage in it again and again."""
+    gc.collect()
+    gc.freeze()
 
 
-def _is_direct(item: pytest.Item) -> bool:
-    return item.get_closest_marker("direct") is not None
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Say that a run which should have gone through a pooler did not."""
+    if config.getoption("--through-pgbouncer") and (reason := missing()):
+        terminalreporter.write_line(f"Ledgers and sources were reached directly: {reason}")
 
 
 @pytest.fixture(scope="session")
@@ -181,16 +182,9 @@ def pooler(postgres: EmbeddedPostgres, poolers: Callable[[EmbeddedPostgres], Poo
 
 
 @pytest.fixture
-def reached(request: pytest.FixtureRequest) -> Callable[[str], str]:
-    """How a test reaches a database, by its URL: directly, or with `--through-pgbouncer` through the pooler.
-
-    A test marked `direct` is about a role of its own, and the pooler gives everybody one; or it copies a database, which
-    nobody else may be connected to.
-    """
-    if _is_direct(request.node) or not request.config.getoption("--through-pgbouncer"):
-        return str
-    running: Pooler = request.getfixturevalue("pooler")
-    return running.url
+def reached() -> Callable[[str], str]:
+    """How a test reaches a database, by its URL: directly. Those of `tests/postgres` have another way."""
+    return str
 
 
 @pytest.fixture

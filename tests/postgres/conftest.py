@@ -1,13 +1,42 @@
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import psycopg
 import pytest
 from psycopg import sql
 
 from aggregator.ledger.database import Database
+from tests.pooler import Pooler, missing
 from tests.postgres.replication import Connection, Pair, administered, at_work
 from tests.postgres.servers import as_role
 from tests.postgres.world import World
+
+DIRECTLY, POOLED = "directly", "pooled"
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Say how a test reaches its databases: with `--through-pgbouncer` through the pooler, which promises less.
+
+    A test marked `sessions` looks at them itself, and may meet another than it means behind a pooler: it goes both ways.
+    One marked `direct` is about a role of its own, and the pooler gives everybody one; or it copies a database, which
+    nobody else may be connected to.
+    """
+    pooled = metafunc.config.getoption("--through-pgbouncer") and missing() is None
+    if pooled and "reached" in metafunc.fixturenames and not _is(metafunc, "direct"):
+        ways = [DIRECTLY, POOLED] if _is(metafunc, "sessions") else [POOLED]
+        metafunc.parametrize("reached", ways, indirect=True)
+
+
+def _is(metafunc: pytest.Metafunc, marker: str) -> bool:
+    return metafunc.definition.get_closest_marker(marker) is not None
+
+
+@pytest.fixture
+def reached(request: pytest.FixtureRequest) -> Callable[[str], str]:
+    """How a test reaches a database, by its URL."""
+    if getattr(request, "param", DIRECTLY) == DIRECTLY:
+        return str
+    running: Pooler = request.getfixturevalue("pooler")
+    return running.url
 
 
 @pytest.fixture

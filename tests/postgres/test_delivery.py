@@ -31,6 +31,7 @@ def states(world: World) -> dict[str, int]:
     return dict(world.rows("select state::text, count(*) from aggregator.event group by 1"))
 
 
+@pytest.mark.sessions
 def test_the_attempt_is_on_record_before_the_first_byte_leaves(owing: World) -> None:
     """While the sink is being talked to the claim is committed, and no transaction is open (invariant 3)."""
     seen: list[Any] = []

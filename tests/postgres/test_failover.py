@@ -17,6 +17,8 @@ from tests.postgres.restore import PinnedWorld, back_up, restore
 from tests.postgres.servers import home, server, standby
 from tests.postgres.world import HOUR, START
 
+pytestmark = pytest.mark.sessions
+
 FAILED_OVER = r"went from timeline \d+ to \d+.*--nothing-lost.*`failover: lossless`.*`aggregator adopt`"
 
 

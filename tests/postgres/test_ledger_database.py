@@ -14,6 +14,8 @@ from aggregator.ledger.database import (
     unfit,
 )
 
+pytestmark = pytest.mark.sessions
+
 
 def test_a_fresh_ledger_is_migrated_and_has_an_identity(ledger_url: str) -> None:
     """Each test's ledger is at the newest revision."""

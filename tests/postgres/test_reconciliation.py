@@ -313,6 +313,7 @@ def test_a_neighbour_on_its_way_is_waited_for(database: Database, sink: Sink) ->
     assert sink.holds("cus_a") == 3
 
 
+@pytest.mark.sessions
 def test_no_transaction_is_open_while_the_sink_is_asked(owing: World, sink: Sink) -> None:
     """The ledger is read, then the sink is asked, then the ledger is written: never two of them at once."""
     seen = []

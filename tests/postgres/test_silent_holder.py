@@ -16,6 +16,8 @@ from aggregator.ledger.database import Database
 from aggregator.runtime.clock import monotonic
 from tests.postgres.world import World
 
+pytestmark = pytest.mark.sessions
+
 SOON_SECONDS = 30.0
 
 SLEEPER = """

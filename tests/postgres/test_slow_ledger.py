@@ -25,7 +25,7 @@ from tests.postgres.configured import written
 from tests.postgres.servers import home, server, standby
 from tests.postgres.world import MINUTE
 
-pytestmark = pytest.mark.xdist_group("slow_ledger")
+pytestmark = [pytest.mark.xdist_group("slow_ledger"), pytest.mark.sessions]
 
 LONG_SECONDS = 60.0
 """Far longer than anything takes here that takes place at all."""

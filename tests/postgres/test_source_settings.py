@@ -16,6 +16,8 @@ from aggregator.source import Source
 from tests.pooler import SESSIONS, Pooler
 from tests.postgres.servers import as_role
 
+pytestmark = pytest.mark.sessions
+
 HOUR = dt.timedelta(hours=1)
 NOON = dt.datetime(2026, 6, 1, 12, tzinfo=dt.UTC)
 ONE = Span(NOON, NOON + HOUR)
