@@ -6,6 +6,7 @@ They come in the order of their instants but for ten minutes, as rows arrive, an
 
 import datetime as dt
 from collections.abc import Iterator
+from decimal import Decimal
 from pathlib import Path
 from typing import NamedTuple
 
@@ -77,3 +78,17 @@ def csv_of(file: Path, query: str) -> None:
     with duckdb.connect(config={"threads": 1, "memory_limit": "1GB"}) as connection:
         connection.execute("set TimeZone = 'UTC'")
         connection.execute(f"copy ({query}) to '{file}' (format csv, header false)")
+
+
+SLOTS = """
+select customer, strftime(date_trunc('hour', used_at), '%Y-%m-%d %H') as hour, sum(quantity) as quantity, 1 as events
+  from read_parquet('{files}') where customer is not null group by all order by hour, customer
+"""
+
+
+def slots_of(lake: Path, usage: Usage, day: int) -> Iterator[tuple[str, str, Decimal, int]]:
+    """Yield customer, hour and quantity of a day, added up in whole digits by DuckDB."""
+    files = lake / f"day={usage.start_of(day):%Y-%m-%d}" / "*.parquet"
+    with duckdb.connect(config={"threads": 1, "memory_limit": "1GB"}) as connection:
+        connection.execute("set TimeZone = 'UTC'")
+        yield from connection.execute(SLOTS.format(files=files)).fetchall()

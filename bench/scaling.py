@@ -1,25 +1,30 @@
-"""Outgrowing one machine: the same usage on one Postgres, on a Spark cluster, or on any source; what it costs and comes to.
+"""Outgrowing one machine: the same usage through a Spark cluster, ClickHouse and one Postgres; what it costs and comes to.
 
-    python -m bench.scaling --engine postgres --days 1
-    python -m bench.scaling --engine spark --days 10
-    python -m bench.scaling --engine clickhouse://... --query clickhouse.sql --days 10
+    python -m bench.scaling --rows 100000000
+    python -m bench.scaling --rows 1000000 --engines postgres clickhouse
+    python -m bench.scaling --rows 100000000 --engines spark --url clickhouse://... --query clickhouse.sql
 
-Rows are made in pieces, as folders of Parquet files below `--lake`, a day each; Postgres gets the same rows by COPY, a piece
-at a time. Spark is a standalone cluster: a master, two workers with a core each, and its Thrift server, on loopback. Any
-other engine is yours, with the rows of the lake in it, and `--query` as its SQL.
+Rows are made in pieces, as folders of Parquet files below `--lake`, a day each: 18 bytes a row. Postgres gets the same rows
+of the first day by COPY, a piece at a time. Spark is a standalone cluster: a master, two workers with a core each, and its
+Thrift server, on loopback. ClickHouse is its engine, by chdb behind the front of our tests; it reads the same files through
+a view. Any other engine is yours, with the rows of the lake in it, and `--query` as its SQL.
 
-Each pass is a command of its own, `aggregator backfill --no-send`, so that its memory and its processor time are its own.
-What it comes to is the checksum of all events: customer, hour and quantity to the last digit. Equal lines mean equal bills.
+A daemon reads each of them from the first window on, into a ledger of its own; then three days are read again by `aggregator
+backfill`, which is what a revisit reads. What the events come to is compared with what DuckDB makes of the files, by a
+checksum over all of them: customer, hour and quantity to the last digit. So equal means equal bills.
 """
 
 import argparse
 import datetime as dt
 import hashlib
 import os
+import shutil
+import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from decimal import Decimal
 from pathlib import Path
@@ -29,14 +34,16 @@ import psycopg
 
 from aggregator.runtime import clock
 from aggregator.runtime.embedded_postgres import EmbeddedPostgres
-from bench.lake import Usage, csv_of, make_day
+from bench.lake import Usage, csv_of, make_day, slots_of
+from bench.memory import peak_megabytes_of
 from bench.processor import tree_seconds
 from bench.stand import postmaster
+from tests.clickhouse import clickhouse
 from tests.spark import HOME, environment, free_port, spark
 
 CONFIG = """
 ledger: {{url: '{ledger}', lease: 1h}}
-sources: {{app: {{url: '{source}', statement_timeout: 1h}}}}
+sources: {{app: {{url: '{source}', statement_timeout: 6h}}}}
 sinks: {{files: {{type: csv, directory: '{directory}'}}}}
 meters:
   usage:
@@ -46,6 +53,7 @@ meters:
     start_at: {start}
     delay: 0s
     revisit: 3d
+    decimals: 6
     query: |
 {query}
 """
@@ -64,10 +72,30 @@ select customer, sum(quantity) as quantity, date_trunc('hour', used_at) as windo
  group by customer, date_trunc('hour', used_at)
 """
 
-EVENTS = """
-select customer, to_char(window_start at time zone 'UTC', 'YYYY-MM-DD HH24'), sum(coalesce(quantity, total)), count(*)
-  from aggregator.event group by 1, 2 order by customer collate "C", 2
+ON_CLICKHOUSE = """
+select customer, sum(toDecimal256(quantity, 6)) as quantity, toStartOfHour(used_at, 'UTC') as window
+  from usage
+ where day >= toDate(:start, 'UTC') and day <= toDate(:end, 'UTC')
+   and used_at >= :start and used_at < :end
+ group by customer, toStartOfHour(used_at, 'UTC')
 """
+
+EVENTS = """
+select customer, to_char(window_start at time zone 'UTC', 'YYYY-MM-DD HH24'), sum(delta), count(*)
+  from aggregator.event where window_start >= %s and window_start < %s group by 1, 2 order by 2, customer collate "C"
+"""
+
+FAILED = b'"pass_failed"'
+"""As a daemon's log has it, which would try again in minutes."""
+
+MARKS = "select mark from aggregator.meter"
+
+REVISITED_DAYS = 3
+BYTES_A_ROW = 30
+"""Of the lake, with room: 18 were measured."""
+LOOK_SECONDS = 0.2
+
+NAMES = {"postgres": "one Postgres", "spark": "Spark", "clickhouse": "ClickHouse"}
 
 
 class Engine(NamedTuple):
@@ -79,11 +107,31 @@ class Engine(NamedTuple):
 
 
 class Events(NamedTuple):
-    """What the events of a day come to."""
+    """What the events of a stretch of time come to."""
 
     many: int
     total: str
     checksum: str
+
+
+class Cost(NamedTuple):
+    """What a process took until it had done a thing, and what its engine did meanwhile."""
+
+    seconds: float
+    own: float
+    engine: float | None
+    megabytes: float
+
+
+class Outcome(NamedTuple):
+    """One engine's."""
+
+    name: str
+    rows: int
+    read: Cost
+    revisit: Cost
+    events: Events
+    equal: bool
 
 
 @contextmanager
@@ -144,118 +192,212 @@ def _run(stack: ExitStack, directory: Path, program: str, *arguments: str) -> No
     stack.callback(process.terminate)
 
 
-class Cost(NamedTuple):
-    """What a command took."""
-
-    seconds: float
-    own: float
-    engine: float | None
-    megabytes: float
-
-
-def passed(config: Path, engine: Engine, start: dt.datetime, end: dt.datetime) -> Cost:
-    """Read a stretch of time by a command of its own."""
-    before = tree_seconds(engine.process) if engine.process else None
-    began = clock.monotonic()
-    command = [sys.executable, "-m", "aggregator", "backfill", "--no-send", "--first-time"]
-    command += ["--from", start.isoformat(), "--to", end.isoformat(), "--config", str(config)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-    assert process.stdout is not None
-    said = process.stdout.read().decode()
-    process.stdout.close()
-    _, status, used = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    assert process.returncode in {0, 3}, said
-    own = used.ru_utime + used.ru_stime
-    after = tree_seconds(engine.process) if engine.process else None
-    spent = None if before is None or after is None else after - before
-    if spent is not None and engine.process == os.getpid():
-        spent -= own
-    return Cost(clock.monotonic() - began, own, spent, used.ru_maxrss / 1024)
+@contextmanager
+def columns(lake: Path) -> Iterator[Engine]:
+    """Put up ClickHouse's engine, with a view of the lake; the folder of a row is its column `day`."""
+    with clickhouse("UTC") as server:
+        files = f"file('{lake.absolute()}/day=*/*.parquet', Parquet)"
+        server.run(f"create view usage as select customer, used_at, quantity, day from {files}")
+        yield Engine(server.url(), ON_CLICKHOUSE, server.process.pid)
 
 
-def events_of(ledger: str, start: dt.datetime, end: dt.datetime) -> Events:
-    """Return what the ledger's events of a stretch of time come to."""
+class Bench:
+    """An engine, a ledger for it, and the configuration of both."""
+
+    def __init__(
+        self, server: EmbeddedPostgres, name: str, engine: Engine, usage: Usage, directory: Path
+    ) -> None:
+        self.engine, self.usage, self.directory = engine, usage, directory / name
+        self.directory.mkdir()
+        with closing(psycopg.connect(server.url(), autocommit=True)) as connection:
+            connection.execute(f"create database ledger_{name}".encode())
+        self.ledger = server.url(f"ledger_{name}")
+        self.config = self.directory / "aggregator.yaml"
+        self.config.write_text(
+            CONFIG.format(
+                ledger=self.ledger,
+                source=engine.url,
+                directory=self.directory / "files",
+                start=f"{usage.first_day:%Y-%m-%dT%H:%MZ}",
+                query="\n".join(f"      {line}" for line in engine.query.strip().splitlines()),
+            )
+        )
+
+    def read(self) -> Cost:
+        """Let a daemon read everything, and stop it as soon as all of it is planned."""
+        end = self.usage.start_of(self.usage.days)
+
+        def read() -> bool:
+            with psycopg.connect(self.ledger) as connection:
+                [(there,)] = connection.execute("select to_regclass('aggregator.meter') is not null")
+                marks = connection.execute(MARKS).fetchall() if there else []
+                return any(mark >= end for (mark,) in marks)
+
+        return self._cost(["run", "--first-time"], read)
+
+    def revisit(self) -> Cost:
+        """Read the last days again, whole."""
+        days = min(REVISITED_DAYS, self.usage.days)
+        span = ["--from", self._instant(self.usage.days - days), "--to", self._instant(self.usage.days)]
+        return self._cost(["backfill", "--no-send", "--first-time", *span], lambda: False)
+
+    def _instant(self, day: int) -> str:
+        return self.usage.start_of(day).isoformat()
+
+    def _cost(self, command: list[str], done: Callable[[], bool]) -> Cost:
+        """Run a command until it ends by itself, or has done what it was to do."""
+        before, began, pause, megabytes = self._spent(), clock.monotonic(), threading.Event(), 0.0
+        log = self.directory / f"{command[0]}.log"
+        with log.open("wb") as said:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "aggregator", *command, "--config", str(self.config)],
+                stdout=said,
+                stderr=said,
+            )
+        try:
+            while (ended := os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)) is None:
+                megabytes = max(megabytes, peak_megabytes_of(process.pid))
+                if done():
+                    break
+                assert FAILED not in log.read_bytes(), log.read_text()[-4000:]
+                pause.wait(LOOK_SECONDS)
+            seconds, own, after = clock.monotonic() - began, tree_seconds(process.pid), self._spent()
+        finally:
+            process.send_signal(signal.SIGTERM)
+            code = process.wait()
+        assert ended is None or code in {0, 3}, log.read_text()[-4000:]
+        spent = None if before is None or after is None else after - before
+        if spent is not None and self.engine.process == os.getpid():
+            spent -= own
+        return Cost(seconds, own, spent, megabytes)
+
+    def _spent(self) -> float | None:
+        return None if self.engine.process is None else tree_seconds(self.engine.process)
+
+    def events(self) -> Events:
+        """Return what its ledger's events come to."""
+        end = self.usage.start_of(self.usage.days)
+        with (
+            psycopg.connect(self.ledger) as connection,
+            connection.cursor("events") as cursor,
+        ):
+            return summed(cursor.execute(EVENTS, (self.usage.first_day, end)))
+
+
+def summed(rows: Iterable[tuple[str, str, Decimal, int]]) -> Events:
+    """Add up customers, hours, quantities and how many events each has."""
     checksum, total, many = hashlib.sha256(), Decimal(0), 0
-    between = EVENTS.replace(
-        "aggregator.event", "aggregator.event where window_start >= %s and window_start < %s"
+    for customer, hour, quantity, events in rows:
+        checksum.update(f"{customer} {hour} {quantity.normalize():f}\n".encode())
+        total, many = total + quantity, many + events
+    return Events(many, f"{total.normalize():f}", checksum.hexdigest()[:16])
+
+
+def compared(name: str, bench: Bench, wanted: Events) -> Outcome:
+    """Read everything, read the last days again, and compare."""
+    read, revisit = bench.read(), bench.revisit()
+    found = bench.events()
+    rows = bench.usage.days * bench.usage.per_day
+    return Outcome(NAMES.get(name, name), rows, read, revisit, found, found == wanted)
+
+
+HEADINGS: tuple[str, ...] = (
+    *("read from", "rows", "seconds", "CPU", "engine's", "memory of the daemon"),
+    *("revisit of", "seconds", "CPU", "engine's", "memory of it"),
+    *("events", "total", "checksum", "totals equal"),
+)
+
+
+def table(outcomes: Iterable[Outcome], usage: Usage) -> str:
+    """Show them in columns."""
+
+    def cells(cost: Cost) -> tuple[str, ...]:
+        engine = "-" if cost.engine is None else f"{cost.engine:.0f} s"
+        return f"{cost.seconds:.0f}", f"{cost.own:.1f} s", engine, f"{cost.megabytes:.0f} MB"
+
+    lines = [HEADINGS]
+    for each in outcomes:
+        again = min(REVISITED_DAYS * usage.per_day, each.rows)
+        read = (each.name, f"{each.rows:,}", *cells(each.read), f"{again:,}", *cells(each.revisit))
+        many, total, checksum = each.events
+        lines.append((*read, f"{many:,}", total, checksum, "yes" if each.equal else "no"))
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join(
+        "  ".join(
+            cell.ljust(width) if place == 0 else cell.rjust(width)
+            for place, (cell, width) in enumerate(zip(line, widths, strict=True))
+        )
+        for line in lines
     )
-    with psycopg.connect(ledger) as connection:
-        for customer, hour, quantity, events in connection.execute(between, (start, end)):
-            checksum.update(f"{customer} {hour} {quantity.normalize():f}\n".encode())
-            total, many = total + quantity, many + events
-    return Events(many, f"{total:f}", checksum.hexdigest()[:16])
 
 
-def show(name: str, cost: Cost, events: Events) -> None:
-    """Print a line."""
-    engine = "-" if cost.engine is None else f"{cost.engine:.1f}"
-    print(
-        f"{name:20} {cost.seconds:8.1f} s  own {cost.own:5.1f} s {cost.megabytes:4.0f} MB  engine {engine:>6} s of CPU "
-        f"{events.many:,} events, {events.total}, {events.checksum}",
-        flush=True,
-    )
+def said(text: str) -> None:
+    """Print a line at once, with the time."""
+    print(f"{clock.utcnow():%H:%M:%S} {text}", flush=True)
 
 
-def main() -> None:
-    """Make the lake, put up the engine, and measure passes over it."""
+def main() -> int:
+    """Make the lake, put up the engines one after the other, and measure a daemon over each."""
     parser = argparse.ArgumentParser(description=str(__doc__).partition("\n")[0])
-    parser.add_argument("--engine", default="spark", help="postgres, spark, or the URL of a source")
-    parser.add_argument("--query", type=Path, help="the SQL, for a URL")
-    parser.add_argument("--days", type=int, default=1)
-    parser.add_argument("--rows-a-day", type=int, default=10_000_000)
+    parser.add_argument("--rows", type=int, default=10_000_000)
+    parser.add_argument("--days", type=int, default=10, help="over how many days")
     parser.add_argument("--customers", type=int, default=2_000)
-    parser.add_argument("--first-day", help="a date; events older than a sink takes are not planned")
+    parser.add_argument("--engines", nargs="*", choices=list(NAMES), default=list(NAMES))
+    parser.add_argument("--url", help="a source of yours")
+    parser.add_argument("--query", type=Path, help="its SQL")
+    parser.add_argument(
+        "--first-day", type=dt.date.fromisoformat, help="the last day is yesterday unless you say"
+    )
     parser.add_argument("--lake", type=Path, default=Path(tempfile.gettempdir()) / "aggregator-lake")
     of = parser.parse_args()
-    first = f"{clock.utcnow() - dt.timedelta(days=20):%Y-%m-%d}" if of.first_day is None else of.first_day
-    start = dt.datetime.fromisoformat(first).replace(tzinfo=dt.UTC)
-    usage = Usage(start, of.days, of.rows_a_day, of.customers)
+    first = of.first_day or clock.utcnow().date() - dt.timedelta(days=of.days)
+    usage = Usage(dt.datetime.combine(first, dt.time(), dt.UTC), of.days, of.rows // of.days, of.customers)
+    lake = of.lake / f"{usage.per_day}-a-day-of-{usage.customers}"
     with ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        wanted, wanted_of_a_day = make(lake, usage)
         server = stack.enter_context(EmbeddedPostgres(directory / "pg"))
-        if of.engine == "postgres":
-            engine = stack.enter_context(postgres(server, usage, directory))
-        else:
-            size = sum(make_day(of.lake, usage, day) for day in range(of.days))
-            print(f"{of.days * of.rows_a_day:,} rows in {size / 1e6:,.0f} MB of Parquet files", flush=True)
-            engine = (
-                stack.enter_context(cluster(of.lake, directory))
-                if of.engine == "spark"
-                else Engine(of.engine, of.query.read_text(), None)
-            )
-        measure(server, engine, usage, directory)
+        outcomes = []
+        for name in [*of.engines, *(["yours"] if of.url else [])]:
+            those = usage._replace(days=1) if name == "postgres" else usage
+            with engine_of(name, server, those, lake, directory, of) as engine:
+                said(f"{NAMES.get(name, name)} is up")
+                bench = Bench(server, name, engine, those, directory)
+                outcomes.append(compared(name, bench, wanted_of_a_day if name == "postgres" else wanted))
+            print(table(outcomes, usage), flush=True)
+    return 0 if all(each.equal for each in outcomes) else 1
 
 
-def measure(server: EmbeddedPostgres, engine: Engine, usage: Usage, directory: Path) -> None:
-    """Read an hour, each day, and the last day again."""
-    with closing(psycopg.connect(server.url(), autocommit=True)) as connection:
-        connection.execute("create database ledger")
-    ledger = server.url("ledger")
-    config = directory / "aggregator.yaml"
-    query = "\n".join(f"      {line}" for line in engine.query.strip().splitlines())
-    config.write_text(
-        CONFIG.format(
-            ledger=ledger,
-            source=engine.url,
-            directory=directory / "files",
-            start=f"{usage.first_day:%Y-%m-%dT%H:%MZ}",
-            query=query,
-        )
-    )
+def make(lake: Path, usage: Usage) -> tuple[Events, Events]:
+    """Make the files; return what the events of all days, and of the first, are to come to."""
+    lake.mkdir(parents=True, exist_ok=True)
+    needed = usage.days * usage.per_day * BYTES_A_ROW
+    assert shutil.disk_usage(lake).free > needed, f"{lake} has no room for {needed / 1e9:.1f} GB"
+    size = sum(make_day(lake, usage, day) for day in range(usage.days))
+    said(f"{usage.days * usage.per_day:,} rows in {size / 1e6:,.0f} MB of Parquet files below {lake}")
+    wanted = summed(each for day in range(usage.days) for each in slots_of(lake, usage, day))
+    of_a_day = summed(slots_of(lake, usage, 0))
+    said(f"they come to {wanted.many:,} slots, {wanted.total}, {wanted.checksum}")
+    return wanted, of_a_day
 
-    def one(name: str, start: dt.datetime, end: dt.datetime) -> None:
-        show(name, passed(config, engine, start, end), events_of(ledger, start, end))
 
-    hour = dt.timedelta(hours=1)
-    one("an hour", usage.first_day, usage.first_day + hour)
-    for day in range(usage.days):
-        one(f"day {day + 1}", usage.start_of(day), usage.start_of(day + 1))
-    last = usage.start_of(usage.days - 1)
-    one("the last day again", last, last + 24 * hour)
-    whole = events_of(ledger, usage.first_day, usage.start_of(usage.days))
-    print(f"all: {whole.many:,} events, {whole.total}, {whole.checksum}")
+@contextmanager
+def engine_of(
+    name: str, server: EmbeddedPostgres, usage: Usage, lake: Path, directory: Path, of: argparse.Namespace
+) -> Iterator[Engine]:
+    """Put one up."""
+    if name == "postgres":
+        with postgres(server, usage, directory) as engine:
+            yield engine
+    elif name == "spark":
+        with cluster(lake, directory) as engine:
+            yield engine
+    elif name == "clickhouse":
+        with columns(lake) as engine:
+            yield engine
+    else:
+        yield Engine(of.url, of.query.read_text(), None)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

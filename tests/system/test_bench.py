@@ -118,3 +118,11 @@ def test_the_time_of_processes_that_have_ended_counts() -> None:
         assert process.stdout.readline() == "1\n"
         assert tree_seconds(process.pid) >= 0.25
         process.stdin.close()
+
+
+def test_other_engines_come_to_what_the_files_hold(tmp_path: Path) -> None:
+    """ClickHouse reads all days of the lake, one Postgres holds the first: the table says that both are equal."""
+    sizes = ("--rows", "3000", "--days", "3", "--customers", "20", "--lake", str(tmp_path))
+    lines = run("bench.scaling", *sizes, "--engines", "postgres", "clickhouse")
+    equal = [line.split()[-1] for line in lines[-2:]]
+    assert equal == ["yes", "yes"], lines
