@@ -63,6 +63,8 @@ WINDOWS = {
     ("duckdb", "local"): "date_trunc('{unit}', {when})",
     ("mysql", "instant"): "date_format({when}, '%Y-%m-%dT{time}Z')",
     ("mysql", "local"): "date_format({when}, '%Y-%m-%d {time}')",
+    ("spark", "instant"): "date_trunc('{unit}', {when})",
+    ("spark", "local"): "date_trunc('{unit}', {when})",
     ("sqlite", "local"): "strftime('%Y-%m-%d {time}', {when})",
     ("sqlite", "text"): "strftime('%Y-%m-%d {time}', {when})",
 }

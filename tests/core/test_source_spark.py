@@ -8,11 +8,15 @@ from decimal import Decimal
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from aggregator.cli import cli
+from aggregator.config import load
 from aggregator.core.model import Reading, Span
 from aggregator.errors import QueryRejected, QueryTimedOut, SourceUnreachable
 from aggregator.source import Source
 from aggregator.source.stand_ins import Rows
+from aggregator.wiring.sources import build_source
 from tests.core import duckdb_slots
 from tests.postgres.test_trial import shown
 from tests.source_reader import reading
@@ -341,3 +345,17 @@ def test_a_table_is_described_to_who_begins_a_meter_over_it(night: Spark) -> Non
         ].customer
         == "100 % :sure"
     )
+
+
+@pytest.mark.parametrize("when", ["tz", "ts"])
+def test_a_meter_over_a_table_reads_it(night: Spark, tmp_path: Path, when: str) -> None:
+    """As `init --from-table` writes it, by an instant or a time without a zone: one query for the night, in hours of UTC."""
+    path, env = tmp_path / "aggregator.yaml", {"APP_DATABASE_URL": night.url, "STRIPE_API_KEY": "sk_test_x"}
+    table = ["--from-table", "default.night", "--when", when, "--config", str(path)]
+    done = CliRunner().invoke(cli, ["init", *table], env=env)
+    assert done.exit_code == 0, done.output
+    config = load(path, env)
+    [meter] = config.meters.values()
+    with closing(build_source(config, "app", "test")) as read:
+        assert read.columns(meter.query_text, duckdb_slots.NIGHT).returns_window
+        assert duckdb_slots.slots(read, meter.query_text) == duckdb_slots.expected()
