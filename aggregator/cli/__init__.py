@@ -23,44 +23,41 @@ from aggregator.errors import AggregatorError, ConfigError, UsageError
 COMMANDS = {
     "Begin": {
         "demo": (
-            "Show the main job in under two minutes: a product's database, a sandbox, a backfill, "
-            "the daemon, the proof."
+            "Show everything at work in under two minutes: a product's database, a sandbox, a backfill, the "
+            "daemon and the proof."
         ),
-        "init": "Write a starter configuration with comments; never over an existing file.",
+        "init": "Write a starter configuration with comments; a file that exists is never overwritten.",
         "check": "Check the configuration, the ledger, every source and query, and every sink.",
-        "test": "Run the tests of each METER's query, or of all: what it makes of given rows, on the source's own engine.",
-        "preview": "Show the events that a range of METER would lead to; nothing is written or sent.",
-        "plan": (
-            "Show what the configuration would change: of what holds in the ledger, and of what a past range would have "
-            "come to."
-        ),
-        "apply": "Let the configuration hold as PLAN says, if nothing has changed since it was made.",
+        "test": "Run the query of each METER, or of all, on the rows of its test cases, in the source's own engine.",
+        "preview": "Show the events that a range of METER would produce, without writing or sending anything.",
+        "plan": "Show what your configuration would change, and what it would have billed for a past range.",
+        "apply": "Apply the configuration as PLAN says, if nothing has changed since the plan was made.",
     },
     "Bill": {
         "run": (
-            "Run the daemon, which reads every meter on its schedule and sends what is due; or with "
-            "--once, one pass."
+            "Run the daemon, which reads every meter on its schedule and sends what is due; with --once, make "
+            "one pass and exit."
         ),
         "backfill": (
             "Bill a range of each METER, or of all meters; nothing is billed twice, however often you run it."
         ),
         "restate": (
-            "Show what the present query makes of windows of METER that an older query billed; with "
-            "--yes, correct them."
+            "Show what the current query gives for windows of METER that an older query billed; with --yes, "
+            "correct them."
         ),
         "export": "Write the events of a range to files that you upload.",
     },
     "Look": {
-        "status": "Show for each meter how far it is read, what is due, and what waits for a person.",
-        "usage": ("Show how much was used of METER, or of all meters, and what became of it, for each sink."),
+        "status": "Show how far each meter has been read, what is due, and what waits for a person.",
+        "usage": "Show how much was used of METER, or of all meters, and what happened to it at each sink.",
         "runs": "Show what each pass and delivery of METER, or of all meters, did, what failed, and what waits.",
-        "notify": (
-            "Show the troubles that people are told of; or with --test, send each service a message to see that it arrives."
+        "notify": "Show the problems that people get messages about; with --test, send a test message to each service.",
+        "web": "Serve a web page that shows what is in the ledger, and an API for a customer's own usage.",
+        "explain": (
+            "Explain what a customer was billed by METER: what the source said and when, what was sent, and "
+            "what the sink answered."
         ),
-        "web": "Serve a page of what the ledger knows, and an API for a customer's own usage.",
-        "explain": "Explain what a customer was billed of METER: what the source said and when, what was sent, and what the "
-        "sink answered.",
-        "statement": "State what CUSTOMER was billed over a month, of all meters, with each correction by itself.",
+        "statement": "Show what CUSTOMER was billed in a month by all meters, correction by correction.",
         "lateness": "Show how late usage arrives after the end of its window, for each METER or for all.",
         "reconcile": (
             "Compare source, ledger and sink per customer and window, for each METER or for all, and say why they "
@@ -72,29 +69,31 @@ COMMANDS = {
         ),
     },
     "Decide": {
-        "events": "Look at events that wait for a person, and decide about them.",
-        "files": "Look at the files that were written, and record which ones you have uploaded.",
+        "events": "List events that wait for a person, and decide about them.",
+        "files": "List the files that were written, and record which ones you have uploaded.",
         "cutover": (
-            "Let customers move from one sink to another, each at a time of their own, and report what both sinks billed."
+            "Move customers from one sink to another, each at a time of their own, and report what both sinks "
+            "billed."
         ),
         "meters": (
-            "Compare meters with those in the Stripe accounts, change them there, or write them for Terraform."
+            "Compare your meters with those in your Stripe accounts, change them there, or export them for "
+            "Terraform."
         ),
         "adopt": (
-            "Carry on with a ledger that was restored, failed over, copied or replaced, from what "
-            "the sinks have counted."
+            "Carry on with a ledger that was restored, failed over, copied or replaced, based on what the "
+            "sinks have counted."
         ),
     },
     "Set up and try out": {
-        "migrate": "Create the ledger's tables, or bring them to this version.",
+        "migrate": "Create the ledger's tables, or upgrade them to this version.",
         "grants": (
-            "Print the SQL that makes the ledger's roles and gives each what it needs; with --check, "
-            "compare a server's roles."
+            "Print the SQL that creates the ledger's roles and grants each what it needs; with --check, "
+            "compare a server's roles with it."
         ),
         "schema": (
             "Print the JSON Schema of the configuration file, so that your editor can complete and check it."
         ),
-        "sandbox": "Run a local server that speaks Stripe's metering endpoints.",
+        "sandbox": "Run a local server that stands in for Stripe's metering endpoints.",
         "selftest": (
             "Kill the daemon again and again, and compare what is billed with what was used, to the unit."
         ),

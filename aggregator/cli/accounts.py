@@ -239,9 +239,7 @@ def one_meter(
         raise UsageError(f"Meter {name} feeds no Stripe sink {sink}; it feeds: {', '.join(fed) or 'none'}.")
     if sink is None and len(fed) != 1:
         raise UsageError(
-            f"Say with --sink which is meant: {', '.join(fed)}."
-            if fed
-            else f"Meter {name} feeds no Stripe sink."
+            f"Choose a sink with --sink: {', '.join(fed)}." if fed else f"Meter {name} feeds no Stripe sink."
         )
     admin = fed[sink or next(iter(fed))]
     found, *others = admin.compare([name])

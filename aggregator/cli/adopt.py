@@ -22,12 +22,15 @@ COLUMNS = "meter sink from customers> windows> taken_over> missing> withdrawn>"
 
 
 @click.command()
-@click.option("--yes", is_flag=True, help="Do it. Without this, the command only compares and explains.")
+@click.option("--yes", is_flag=True, help="Do it. Without this, the command only compares and reports.")
 @click.option(
     "--stop",
     "stops",
     is_flag=True,
-    help="Stop the ledger, because you know that it was set back. Adopt it once nothing was sent for a while.",
+    help=(
+        "Stop the ledger, because you know that it was set back. Adopt it later, when nothing has "
+        "been sent for a while."
+    ),
 )
 @click.option(
     "--nothing-lost",
@@ -38,13 +41,15 @@ COLUMNS = "meter sink from customers> windows> taken_over> missing> withdrawn>"
     "--quiet",
     default="2h",
     show_default=True,
-    help="For how long nothing must have been sent, since requests may still be on their way.",
+    help="How long it must be since anything was sent, because requests may still be on their way.",
 )
 @click.option(
     "--without-readback",
     multiple=True,
     metavar="SINK",
-    help="Believe the ledger for a sink that cannot be read back. First look at the sink what has arrived.",
+    help=(
+        "Believe the ledger for a sink that cannot be read back. First look up what has arrived at the sink."
+    ),
 )
 @click.option(
     "--leave",
@@ -66,10 +71,10 @@ def adopt(
     leave: tuple[str, ...],
     as_json: bool,
 ) -> None:
-    """Carry on with a ledger that was restored, failed over, copied or replaced, from what the sinks have counted.
+    """Carry on with a ledger that was restored, failed over, copied or replaced, based on what the sinks have counted.
 
-    Every window that can still be billed is compared with what the sink itself has counted. With --yes the ledger takes
-    that over, and sends what is missing under new identifiers. Stop every other daemon first.
+    It compares every window that can still be billed with what the sink itself has counted. With --yes, the ledger
+    takes the sink's figures over, and sends what is missing under new identifiers. Stop every other daemon first.
     """
     import threading
 
@@ -84,7 +89,9 @@ def adopt(
     except ValueError as error:
         raise UsageError(f"--quiet {quiet} {error}") from error
     if nothing_lost and (yes or stops):
-        raise UsageError("--nothing-lost is said alone: it takes nothing over, and stops nothing.")
+        raise UsageError(
+            "--nothing-lost goes with no other option: it takes nothing over, and stops nothing."
+        )
     with build(config, name="aggregator adopt", looks=not yes) as app:
         if nothing_lost:
             _follow(app.ledger.identity, as_json=as_json)
@@ -130,7 +137,7 @@ def _follow(identity: "LedgerIdentity", *, as_json: bool) -> None:
     trouble = identity.follow()
     if trouble is not None:
         raise LedgerStopped(trouble)
-    said = "The ledger goes on, on your word that no commit was lost."
+    said = "The ledger carries on, because you say that no commit was lost."
     answer({"stopped": None, "adopted": False}, said, as_json=as_json)
 
 
@@ -147,8 +154,8 @@ def _explain(situation: "Situation") -> None:
     """Say what was found, and what follows."""
     if situation.reason is None:
         say(
-            "The ledger is what it was: there is nothing to adopt. If it was set back all the same, say --stop, and adopt "
-            "it once it was quiet."
+            "The ledger was not set back, so there is nothing to adopt. If you know that it was, "
+            "give --stop, and adopt it once nothing has been sent for a while."
         )
         return
     say(situation.reason)

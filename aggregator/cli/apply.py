@@ -22,16 +22,16 @@ if TYPE_CHECKING:
 @click.option(
     "--recheck",
     is_flag=True,
-    help="Read the planned range again: what the source says of it must be the same.",
+    help="Read the planned range again, and refuse if the source gives something else than in the plan.",
 )
 @deciding_option
 @config_option
 @json_option
 def apply(config_path: Path, *, plan: Path, recheck: bool, reason: str | None, as_json: bool) -> None:
-    """Let the configuration hold as PLAN says, if nothing has changed since it was made. Nothing is read or sent.
+    """Apply the configuration as PLAN says, if nothing has changed since the plan was made. Nothing is read or sent.
 
-    What is compared is the configuration, the ledger, and the definitions, settings and sinks that hold there. If any of
-    it has changed, that is named, nothing is applied, and the exit code is 1.
+    It compares the configuration, the ledger, and the definitions, settings and sinks on record there. If any of these
+    has changed since, it says which, applies nothing, and exits with 1.
     """
     from aggregator.config.changes import blocks_of, settings_of
     from aggregator.ledger.review.decisions import Decider
@@ -112,7 +112,7 @@ def _read_again(config: "Config", ledger: "Ledger", looked: "Looked", written: "
     from aggregator.wiring.plans import read, sides
 
     if written.span is None:
-        raise UsageError("The plan was made without reading a source: leave out --recheck, or plan again.")
+        raise UsageError("This plan was made without reading a source: leave out --recheck, or plan again.")
     pairs = {name: pair for name, pair in sides(config, looked).items() if name in written.basis.read}
     found = read(config, ledger, looked, pairs, written.span, 0)
     return dict.fromkeys(written.basis.read, "") | {
@@ -124,8 +124,9 @@ def refuse(changed: list[str], written: "Written") -> None:
     """Raise PlanOutdated if anything has changed since a plan was made."""
     if changed:
         raise PlanOutdated(
-            f"The plan of {written.made_at:%Y-%m-%d %H:%M} UTC does not hold any more, and nothing was applied. Since "
-            f"then, this has changed: {'; '.join(changed)}. Plan again: `aggregator plan --out`."
+            f"The plan of {written.made_at:%Y-%m-%d %H:%M} UTC is out of date, so nothing was "
+            f"applied. Since then, this has changed: {'; '.join(changed)}. Plan again: `aggregator "
+            "plan --out`."
         )
 
 
@@ -133,5 +134,5 @@ def _holds_already(state: "LedgerState") -> str:
     """Say that there is nothing to do, and who has done it."""
     found = state.configuration
     if found is None or found.applied_by is None:
-        return "All of it holds already; nothing was changed."
+        return "All of it is in force already; nothing was changed."
     return f"All of it holds already, since {found.loaded_at:%Y-%m-%d %H:%M} UTC: {found.describe()}; nothing was changed."

@@ -67,9 +67,10 @@ def backfill(
 ) -> None:
     """Bill a range of each METER, or of all meters; nothing is billed twice, however often you run it.
 
-    If it is interrupted, call it again with the same range: it carries on where it stopped. A source that fails holds up its
-    own meters only. Exit codes: 1 a source failed; 3 events wait for a busy sink, or a source has not proven to show all of
-    the range: run it again, or leave the rest to the daemon; 4 a sink holds usage that this ledger never sent.
+    If it is interrupted, run it again with the same range: it carries on where it stopped. A source that fails holds up
+    only its own meters. It exits with 1 if a source failed. It exits with 3 if events wait for a busy sink, or if a
+    source has not proven that it shows the whole range: run it again, or leave the rest to the daemon. It exits with 4
+    if a sink holds usage that this ledger never sent.
     """
     from aggregator.cli.movers import forecast_json
     from aggregator.collection.backfill import report_older
@@ -258,7 +259,8 @@ def show_results(
     for result in results:
         if result.resumed_at is not None:
             say(
-                f"{result.meter}: went on from {result.resumed_at:%Y-%m-%dT%H:%MZ}, where it was interrupted."
+                f"{result.meter}: continued from {result.resumed_at:%Y-%m-%dT%H:%MZ}, where it was "
+                "interrupted."
             )
         if result.left_from is not None:
             say(report_left(result.meter, result.left_from, result.left_why))

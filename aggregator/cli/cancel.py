@@ -32,7 +32,7 @@ MOST = 1_000
 
 @click.command()
 @some_ids_argument
-@click.option("--sink", required=True, help="The sink that should take them back.")
+@click.option("--sink", required=True, help="The sink that accepted them.")
 @click.option("--yes", is_flag=True, help="Do it without asking you first.")
 @click.option(
     "--gone",
@@ -59,17 +59,18 @@ def cancel(
     reason: str | None,
     as_json: bool,
 ) -> None:
-    """Have a sink take back events that it accepted less than a day ago.
+    """Ask a sink to take back events that it accepted less than a day ago.
 
-    Correct the source first. Once the sink is known to have taken an event back, the event is refused, and what the source
-    says is owed: if its window has changed, it is planned anew, and `events release ID` plans the same quantity again.
-    Until then nothing of that window is planned. So the sink may hold too little for a while, but never too much.
+    Correct the source first. Once it is known that the sink has taken an event back, the event is refused, and its
+    usage counts as not billed. If its window has changed, the new quantity is planned. To plan the same quantity again,
+    run `events release ID`. Until then nothing of that window is planned. So the sink may hold too little for a while,
+    but never too much.
     """
     from aggregator.ledger.review.decisions import Decider
     from aggregator.wiring.app import build
 
     if len(ids) > MOST:
-        raise UsageError(f"One call cancels {MOST} events at most.")
+        raise UsageError(f"One command cancels {MOST} events at most.")
     config = load_config(config_path)
     if sink not in config.sinks:
         raise UsageError(f"There is no sink {sink}; there are {', '.join(sorted(config.sinks))}.")
@@ -83,11 +84,12 @@ def cancel(
         if not as_json:
             show_rows(f"to be cancelled at {sink}", COLUMNS, (each._asdict() for each in chosen))
             say(
-                "The sink is asked to take these back. Then each is refused, and what the source says of its window is owed."
+                "The sink is asked to take these back. Each is then refused, and its usage counts "
+                "as not billed."
             )
         if not yes:
             if as_json:
-                raise UsageError("With --json nobody can be asked: give --yes.")
+                raise UsageError("With --json, you cannot be asked: give --yes.")
             click.confirm("Cancel them?", abort=True)
         events = [each.event for each in chosen]
         decider = Decider(somebody(), reason)
@@ -113,7 +115,7 @@ def _show(app: "App", sink: str, asked: list[int], result: "Round", *, as_json: 
         going_on = {each.event: each.answer for each in left}
         write_json({"asked": asked, **result.figures(), "going_on": going_on, "troubles": result.troubles})
     else:
-        say(f"{counted(result.done, 'event')} cancelled, and owed as the source says.")
+        say(f"{counted(result.done, 'event')} cancelled; their usage counts as not billed.")
         for each in left:
             say(f"{each.event}: not known to be done yet ({each.answer}); `aggregator run` goes on with it.")
         for trouble in result.troubles:
@@ -158,6 +160,4 @@ def _take_word(app: "App", sink: str, ids: tuple[int, ...], *, gone: bool, as_js
     said = f"{counted(len(done), 'event')} {'cancelled' if gone else 'left as before'}."
     answer({"gone" if gone else "still_there": done, "not_open": left}, said, as_json=as_json)
     if left:
-        raise UsageError(
-            f"Not waiting for a person's word: {', '.join(map(str, left))}; see `aggregator status`."
-        )
+        raise UsageError(f"Not waiting for a decision: {', '.join(map(str, left))}; see `aggregator status`.")

@@ -65,20 +65,23 @@ class Finding(NamedTuple):
     type=click.FloatRange(min=1),
     default=TRIAL_SECONDS,
     show_default=True,
-    help="For how long to try out each meter's query on closed windows.",
+    help="How long to try each meter's query on closed windows, in seconds.",
 )
 @click.option(
     "--prove-source",
     "prove_source",
     metavar="NAME",
-    help="Instead of all else, ask this source what must hold of it, by selects that make nothing; say what is proven.",
+    help=(
+        "Test only this source: check by read-only queries that it behaves as aggregator needs, and "
+        "say what is proven."
+    ),
 )
 @click.option(
     "--offline",
     is_flag=True,
-    help="Only read the configuration: no source, ledger or sink is asked. For hooks and reviews.",
+    help="Check only the configuration files, and connect to nothing. For commit hooks and reviews.",
 )
-@click.option("--no-trial", is_flag=True, help="Only look at the columns of each query; do not try it out.")
+@click.option("--no-trial", is_flag=True, help="Check only the columns of each query; do not try it on data.")
 def check(
     config_path: Path,
     *,
@@ -91,7 +94,7 @@ def check(
 ) -> None:
     """Check the configuration, the ledger, every source and query, and every sink. Exits 1 if anything is wrong.
 
-    Each query is tried out on closed windows: does it heed its bounds, give the same twice, add up, and mean what it says?
+    It tries each query on closed windows: does it respect its bounds, give the same result twice, and add up?
     """
     config = load_config(config_path)
     if offline and (prove_source is not None or send_test_event):
@@ -461,7 +464,8 @@ def _sinks(config: "Config", pinned: Mapping[str, str], *, trying: bool) -> Iter
             yield Finding(
                 f"sink {name}",
                 "note",
-                "it cannot be asked what it holds: a ledger that begins anew sends it everything again since `start_at`",
+                "it cannot be asked what it holds: a new ledger would send it everything since "
+                "`start_at` again",
             )
         for meter, wrong in counted.items():
             ok = "a test event was counted as it was sent"
@@ -529,7 +533,7 @@ def _unsubscribed(config: "Config", name: str, sink: "Destination") -> Iterator[
         return
     if not configured.reports.poll:
         if not configured.webhook_secret:
-            yield "nobody hears of what it finds invalid after it took it: set `reports: poll:`, or `webhook_secret`"
+            yield "nobody learns which events it finds invalid after taking them: set `reports: poll:`, or `webhook_secret`"
         return
     now = utcnow()
     lately = Span(now - SHORT, now)
@@ -537,13 +541,13 @@ def _unsubscribed(config: "Config", name: str, sink: "Destination") -> Iterator[
         # Which accounts customers name, nobody knows before the first event; whether the key may ask at all, this shows.
         notification_client.listed(lately)
     except SinkError as error:
-        yield f"it does not tell what it finds invalid after it took it; everything else works: {error}"
+        yield f"it does not report which events it finds invalid after taking them; everything else works: {error}"
     if not config.imports:
         return
     try:
         notification_client.imports(lately)
     except SinkError as error:
-        yield f"it does not tell which files it could not import; everything else works: {error}"
+        yield f"it does not report which files it could not import; everything else works: {error}"
 
 
 def _tried(sink: "Destination", meters: list[str]) -> dict[str, str | None]:

@@ -55,7 +55,8 @@ class ConfigurationShown(NamedTuple):
             yield f"  {change}{self._from(change)}."
         if self.not_yet:
             yield (
-                "The files here say something else, which is not in force: send SIGHUP to the daemon or restart it, or "
+                "The files here differ from that, and are not in force: send SIGHUP to the daemon "
+                "or restart it, or"
                 "call `aggregator run --once`."
             )
             for change in self.not_yet:

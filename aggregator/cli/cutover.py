@@ -49,16 +49,16 @@ MOST_ASKED = 10_000
 
 @click.group(cls=Commands)
 def cutover() -> None:
-    """Let customers move from one sink to another, each at a time of their own, and report what both sinks billed."""
+    """Move customers from one sink to another, each at a time of their own, and report what both sinks billed."""
 
 
 def between_sinks(command: Command) -> Command:
     """Let a command take both sinks."""
     old = click.option(
-        "--from-sink", "old", required=True, metavar="SINK", help="The sink that bills until then."
+        "--from-sink", "old", required=True, metavar="SINK", help="The sink that bills before that time."
     )
     new = click.option(
-        "--to-sink", "new", required=True, metavar="SINK", help="The sink that bills from then on."
+        "--to-sink", "new", required=True, metavar="SINK", help="The sink that bills from that time on."
     )
     return old(new(command))
 
@@ -70,13 +70,13 @@ def moving(command: Command) -> Command:
         "--file",
         "file",
         type=click.Path(path_type=Path, dir_okay=False, exists=True),
-        help="Customers, one in a line.",
+        help="A file of customers, one per line.",
     )
     everybody = click.option(
         "--all",
         "everybody",
         is_flag=True,
-        help="All customers without a cutover of their own, also those to come.",
+        help="All customers without a cutover of their own, including future ones.",
     )
     return named(file(everybody(command)))
 
@@ -87,12 +87,12 @@ def at_time(command: Command) -> Command:
         "--at",
         type=Instant(),
         required=True,
-        help="The first instant that the new sink bills: the beginning of a billing period, and of a window.",
+        help="The time from which the new sink bills: the start of a billing period, and of a window.",
     )
     parallel = click.option(
         "--parallel",
         is_flag=True,
-        help="The new sink is sent what lies before, too, and makes no invoice of it.",
+        help="Also send earlier usage to the new sink, which makes no invoice of it.",
     )
     return at(parallel(command))
 
@@ -115,10 +115,10 @@ def check(
     parallel: bool,
     as_json: bool,
 ) -> None:
-    """Ask the new sink whether it stands ready for each CUSTOMER, and say what is in the way. Changes nothing.
+    """Ask the new sink whether it is ready for each CUSTOMER, and say what is missing. Changes nothing.
 
-    At Metronome: whether a billable metric sums each meter, whether the customer has an ingest alias, a contract in effect
-    at that time, and the billable status that it needs.
+    For Metronome it checks that a billable metric sums each meter, and that the customer has an ingest alias, a
+    contract in effect at that time, and the billable status that it needs.
 
     \b
     Exit codes:
@@ -145,7 +145,7 @@ def check(
 @moving
 @between_sinks
 @at_time
-@click.option("--unchecked", is_flag=True, help="Do not ask the new sink whether it stands ready.")
+@click.option("--unchecked", is_flag=True, help="Do not ask the new sink whether it is ready.")
 @deciding_option
 @config_option
 def set_cutover(
@@ -161,12 +161,13 @@ def set_cutover(
     unchecked: bool,
     reason: str | None,
 ) -> None:
-    """Let each CUSTOMER be billed by the new sink from a time on, of all meters that feed both sinks.
+    """Move each CUSTOMER to the new sink from a given time on, for all meters that feed both sinks.
 
-    Windows that begin before it are sent to the old sink, later ones to the new one, corrections included. It must lie ahead
-    of all that was read, and can be moved or withdrawn until then. You can run it twice.
+    Windows that begin before that time go to the old sink, later ones to the new one, corrections included. No window
+    from that time on may have been read yet. Until that happens, you can change or withdraw the cutover. You can run
+    this command twice.
 
-    Exits 4, and sets nothing, if the new sink does not stand ready: see `aggregator cutover check`.
+    If the new sink is not ready, it sets nothing and exits with 4: see `aggregator cutover check`.
     """
     from aggregator.wiring.app import open_ledger
 
@@ -197,21 +198,21 @@ def set_cutover(
 def withdraw(
     config_path: Path, *, customers: tuple[str, ...], file: Path | None, everybody: bool, old: str, new: str
 ) -> None:
-    """Let each CUSTOMER stay with the old sink after all, as long as the cutover lies ahead of all that was read."""
+    """Leave each CUSTOMER with the old sink after all, as long as no window after the cutover has been read."""
     from aggregator.wiring.app import open_ledger
 
     config = load_config(config_path)
     with open_ledger(config, may_migrate=True, name="aggregator cutover") as ledger:
         whose = _whose(customers, file, everybody=everybody)
         gone = ledger.cutovers.withdraw(old, new, sorted(config.meters), whose)
-    say(f"Withdrawn: {counted(gone, 'cutover')}. What has none is billed as before.")
+    say(f"Withdrawn: {counted(gone, 'cutover')}. Customers without a cutover are billed as before.")
 
 
 @cutover.command("list")
 @config_option
 @json_option
 def list_cutovers(config_path: Path, *, as_json: bool) -> None:
-    """List who moves, or has moved, when, and who said so."""
+    """List which customers move or have moved, when, and who decided it."""
     from aggregator.wiring.app import open_ledger
 
     config = load_config(config_path)
@@ -251,12 +252,12 @@ def report(
     as_csv: bool,
     as_json: bool,
 ) -> None:
-    """State what both sinks and the source have of each customer over a period, to be signed. Writes nothing.
+    """Show what both sinks and the source have for each customer over a period, ready for signature. Writes nothing.
 
-    Each sink is asked for its own figures, by whole UTC days, and the source is read again. The digest is of all lines: the
-    same lines have the same digest.
+    It asks each sink for its own figures, by whole UTC days, and reads the source again. The digest covers all lines:
+    the same lines have the same digest.
 
-    Exit code 3: a line is not equal, or the period was not read to its end.
+    Exits with 3 if a line is not equal, or if the period has not been read to its end.
     """
     from aggregator.cli import cutover_report
     from aggregator.wiring import parity_report
@@ -264,7 +265,7 @@ def report(
     from aggregator.wiring.reconciling import Question
 
     if as_csv and as_json:
-        raise UsageError("Say either --csv or --json.")
+        raise UsageError("Give either --csv or --json, not both.")
     config = load_config(config_path)
     names = known_meters(config, list(dict.fromkeys(meters)))
     with ExitStack() as stack:
@@ -293,7 +294,7 @@ def _whose(customers: Sequence[str], file: Path | None, *, everybody: bool) -> l
     """Return who is meant; None for everybody else. Raises UsageError."""
     named = [*customers, *(_lines(file) if file is not None else ())]
     if everybody == bool(named):
-        raise UsageError("Name customers, give them in a --file, or say --all.")
+        raise UsageError("Name customers, give them in a --file, or use --all.")
     return None if everybody else list(dict.fromkeys(named))
 
 
@@ -330,7 +331,8 @@ def _asked(
     customers = whose if whose is not None else ledger.cutovers.unmoved(old, meters, MOST_ASKED + 1)
     if len(customers) > MOST_ASKED:
         raise UsageError(
-            f"More than {MOST_ASKED:,} customers would be asked about: move them in parts, with --file, or say --unchecked."
+            f"More than {MOST_ASKED:,} customers would have to be checked: move them in parts, with "
+            "--file, or use --unchecked."
         )
     now = ledger.instant()
     return readiness.ask(config, new, meters, customers, at, now, parallel=parallel), refused
@@ -344,4 +346,4 @@ def _say_ready(asked: "Ready", refused: Sequence[str], sink: str) -> None:
         say(f"to see to: {said}")
     customers = counted(len(asked.customers), "customer")
     if not refused and not asked.missing:
-        say(f"{sink} stands ready: {customers} asked about, nothing is missing.")
+        say(f"{sink} is ready: {customers} checked, nothing is missing.")

@@ -12,10 +12,12 @@ from aggregator.cli.exit_codes import ExitCode
     type=click.IntRange(1, 3600),
     default=35,
     show_default=True,
-    help="For about how long rows keep arriving; they stop at a full minute.",
+    help="About how many seconds rows keep arriving; they stop at a full minute.",
 )
 def demo(*, keep: bool, seconds: int) -> None:
-    """Show the main job in under two minutes: a product's database, a sandbox, a backfill, the daemon, the proof."""
+    """Show everything at work in under two minutes: a product's database, a sandbox, a backfill, the daemon and the
+    proof.
+    """
     from aggregator.demo import run_demo
 
     raise click.exceptions.Exit(ExitCode(run_demo(keep=keep, seconds=seconds)))

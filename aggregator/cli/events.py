@@ -58,7 +58,7 @@ file_option = click.option("--file", "file", metavar="NAME", help="Only events t
 guard_option = click.option(
     "--guard",
     type=click.Choice(GUARDS),
-    help="Only events held by this guard, a key of the meter's `guards`; or what a repair proposes.",
+    help="Only events held by this guard (a key of the meter's `guards`), or proposed by a repair.",
 )
 since_option = from_option("Only windows from this time on.")
 until_option = to_option("Only windows before this time.")
@@ -89,7 +89,7 @@ def choosing(command: Callable[..., None]) -> Callable[..., None]:
                 "Give IDs, or --meter or --file with --state, --customer, --guard, --from and --to; not both."
             )
         if not ids and meter is None and file is None:
-            raise UsageError("Say which: IDs (see `aggregator events list`), --meter, or --file.")
+            raise UsageError("Name the events: by IDs (see `aggregator events list`), --meter, or --file.")
         span = Span(start or EARLIEST, end or LATEST)
         of_all = Choice(meter=meter, state=state, customer=customer, guard=guard, span=span, file=file)
         command(config_path, choice=Choice(ids=ids, dismissed=True) if ids else of_all, **rest)
@@ -102,7 +102,7 @@ def choosing(command: Callable[..., None]) -> Callable[..., None]:
 
 @click.group(cls=Commands)
 def events() -> None:
-    """Look at events that wait for a person, and decide about them."""
+    """List events that wait for a person, and decide about them."""
 
 
 events.add_command(cancel)
@@ -163,7 +163,7 @@ def list_events(
         for event, decision in decided.items():
             say(f"{event} was {decision.describe()}")
     else:
-        say("No event waits for anybody.")
+        say("No event waits for a person.")
 
 
 @events.command()
@@ -174,9 +174,9 @@ def list_events(
 def release(config_path: Path, *, choice: "Choice", reason: str | None, as_json: bool) -> None:
     """Send held or refused events: by ID, or all of a meter or of a file.
 
-    They go out as they were planned, under the same identifier. If the sink had accepted an event and rejected it later,
-    its identifier is used up: the meter's next pass plans it anew. If usage moved from one customer to another, both sides
-    are sent, in all windows.
+    Each event is sent as planned, under the same identifier. If the sink accepted an event and rejected it later, its
+    identifier is used up, so the meter's next pass plans it under a new one. If usage moved from one customer to
+    another, both sides are sent, in all windows.
     """
     from aggregator.ledger.review.decisions import Decider
     from aggregator.wiring.app import open_ledger
@@ -230,10 +230,10 @@ def release(config_path: Path, *, choice: "Choice", reason: str | None, as_json:
 @config_option
 @json_option
 def dismiss(config_path: Path, *, choice: "Choice", reason: str | None, as_json: bool) -> None:
-    """Dismiss held or refused events: nothing of them is billed, and they are no longer listed.
+    """Dismiss held or refused events: they are not billed, and no longer listed.
 
-    If the window changes, the new event replaces them all the same. To undo, `release` them by ID. If usage moved from one
-    customer to another, both sides are dismissed, in all windows.
+    If the window changes again, a new event still replaces them. To undo this, `release` them by ID. If usage moved
+    from one customer to another, both sides are dismissed, in all windows.
     """
     from aggregator.ledger.review.decisions import Decider
     from aggregator.wiring.app import open_ledger
@@ -259,9 +259,9 @@ def dismiss(config_path: Path, *, choice: "Choice", reason: str | None, as_json:
 @config_option
 @json_option
 def give_up(config_path: Path, *, meter: str, sink: str, reason: str | None, as_json: bool) -> None:
-    """Give up waiting events of a meter or sink that is no longer in the configuration: nothing of them is billed.
+    """Give up waiting events of a meter or sink that is no longer in the configuration; they are not billed.
 
-    The events stay on record as refused and dismissed. An event that may have left before is in doubt.
+    The events stay on record as refused and dismissed. An event that may already have been sent is in doubt instead.
     """
     from aggregator.ledger.review.decisions import Decider
     from aggregator.wiring.app import feeding, open_ledger
@@ -297,7 +297,7 @@ def give_up(config_path: Path, *, meter: str, sink: str, reason: str | None, as_
 @config_option
 @json_option
 def mark_accepted(config_path: Path, *, ids: tuple[int, ...], reason: str | None, as_json: bool) -> None:
-    """Say that the sink has these events in doubt: they count as accepted, and are never sent again."""
+    """Record that the sink has these events, which are in doubt; they count as accepted, and are never sent again."""
     _settle(config_path, ids, reason, accepted=True, as_json=as_json)
 
 
@@ -408,7 +408,7 @@ def _report_move(done: set[int], fitting: list["Waiting"]) -> None:
 
 def _report_rest(fitting: list["Waiting"]) -> None:
     if len(fitting) == MOST_AT_ONCE:
-        say(f"One call decides about {MOST_AT_ONCE} events at most: call it again for the rest.", err=True)
+        say(f"One command decides about {MOST_AT_ONCE} events at most: run it again for the rest.", err=True)
 
 
 def _listed(found: list["Waiting"]) -> str:

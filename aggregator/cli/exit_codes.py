@@ -18,10 +18,10 @@ class ExitCode(IntEnum):
 
 
 MEANINGS = {
-    ExitCode.DONE: "what was asked is done",
+    ExitCode.DONE: "done",
     ExitCode.FAILED: "something failed",
-    ExitCode.WRONG_CALL: "the call or the configuration is wrong",
-    ExitCode.WORK_LEFT: "something is left to do, or differs",
+    ExitCode.WRONG_CALL: "the command line or the configuration is wrong",
+    ExitCode.WORK_LEFT: "something is left to do, or something differs",
     ExitCode.PERSON_NEEDED: "a person is needed",
 }
 """What each means of any command."""

@@ -42,19 +42,22 @@ MOST_ROWS = 1_000
 @click.command()
 @click.argument("meter", type=MeterName(), metavar="[METER]", required=False)
 @click.option("--customer", type=CustomerName(), help="Whose usage.")
-@click.option("--window", type=Instant(), metavar="TIME", help="Only the window that this time lies in.")
+@click.option("--window", type=Instant(), metavar="TIME", help="Only the window that contains this time.")
 @from_option()
 @to_option()
 @click.option(
     "--event",
     metavar="ID",
-    help="The window of this event, by its number here or by its identifier at the sink.",
+    help="The window of this event: its number in the ledger, or its identifier at the sink.",
 )
-@click.option("--sink", help="Only what goes to this sink.")
+@click.option("--sink", help="Only events for this sink.")
 @click.option(
     "--live/--no-live",
     default=None,
-    help="Ask the source what it says now, or do not. Without either, it is asked about a single window only.",
+    help=(
+        "Ask the source what it says now, or do not. Without either, it is asked only if the range "
+        "is a single window."
+    ),
 )
 @click.option(
     "--rows",
@@ -63,7 +66,7 @@ MOST_ROWS = 1_000
     show_default=True,
     help="How many of the rows behind a window to show, if the meter has a `detail_query`.",
 )
-@limit_option("How many windows to tell of.", default=20, least=1, most=1_000)
+@limit_option("How many windows to show.", default=20, least=1, most=1_000)
 @config_option
 @json_option
 def explain(
@@ -81,10 +84,12 @@ def explain(
     limit: int,
     as_json: bool,
 ) -> None:
-    """Explain what a customer was billed of METER: what the source said and when, what was sent, and what the sink answered.
+    """Explain what a customer was billed by METER: what the source said and when, what was sent, and what the sink
+    answered.
 
-    Give METER and --customer with --window or --from, or --event alone. The story has the requests' ids, and the query by
-    which anybody can check the number. Everything but what the source says now is taken from the ledger. Writes nothing.
+    Give METER and --customer with --window or --from, or give --event alone. The output has the requests' ids, and a
+    query with which anybody can check the number. All of it comes from the ledger, except what the source says now.
+    Writes nothing.
     """
     from aggregator.collection.explanation import explain as explained
     from aggregator.wiring.app import open_ledger
@@ -94,7 +99,7 @@ def explain(
         now = ledger.instant()
         if event is not None:
             if meter or customer or window or start or end:
-                raise UsageError("--event says all: leave out METER, --customer, --window, --from and --to.")
+                raise UsageError("--event is enough: leave out METER, --customer, --window, --from and --to.")
             question = _of_event(ledger.facts, event, now)
         else:
             question = _of_range(ledger.facts, meter, customer, window, start, end, now)
@@ -138,13 +143,13 @@ def _of_range(
     from aggregator.collection.explanation import Question, window_at
 
     if meter is None or customer is None:
-        raise UsageError("Say whose number it is: METER and --customer, or --event.")
+        raise UsageError("Name the number: by METER and --customer, or by --event.")
     if window is not None:
         if start is not None or end is not None:
             raise UsageError("--window is a range already: give either that, or --from and --to.")
         return Question(meter, customer, window_at(facts, meter, window), now, live=True)
     if start is None:
-        raise UsageError("Say which time it is about: --window, or --from and --to.")
+        raise UsageError("Name the time: by --window, or by --from and --to.")
     span = span_until_today_ends(start, end, now)
     return Question(meter, customer, span, now, live=False)
 

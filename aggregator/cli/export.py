@@ -42,7 +42,7 @@ def export() -> None:
     type=click.Path(path_type=Path, file_okay=False),
     help="Write to this directory instead of the sink's own.",
 )
-@click.option("--exact", is_flag=True, help="Write customers as they are, even if they begin like a formula.")
+@click.option("--exact", is_flag=True, help="Write customers unchanged, even if they look like a formula.")
 @click.option("--sink", help="Which sink of type csv, if the meter feeds several.")
 @config_option
 @json_option
@@ -57,12 +57,12 @@ def csv_files(
     sink: str | None,
     as_json: bool,
 ) -> None:
-    """Write what METER owes its sink of type csv, for the windows of a range, to files for the Dashboard.
+    """Write the events of METER for its csv sink, in a range of windows, to files for the Dashboard.
 
-    Only events that are in no file yet are written: no event is ever in two files, and events for other sinks are not in
-    them. Each file is on record, as if the daemon had written it. Files that already hold events of the range are listed. A
-    customer that a spreadsheet would take for a formula gets an apostrophe in front, unless you say --exact. Exit code 3:
-    something could not be written now; run it again.
+    Only events that are in no file yet are written: no event is ever in two files, and events for other sinks are left
+    out. The ledger records each file, just like a file of the daemon. If a file already holds events of the range, it
+    is listed. A customer that a spreadsheet would take for a formula gets an apostrophe in front, unless you give
+    --exact. If something could not be written now, it exits with 3: run it again.
     """
     from aggregator.collection.backfill import refuse_parts_of_windows
     from aggregator.delivery.sender import drain
@@ -101,7 +101,7 @@ def csv_files(
         if written:
             show_files("written now", written)
         else:
-            say("Nothing was written: no event of the range was owed and in no file yet.")
+            say("Nothing was written: every event of the range is in a file already, or none is due.")
         if before:
             show_files("written before, and not again", before)
         for state, count in left_out.items():
@@ -139,7 +139,7 @@ def _sink(config: "Config", meter: str, sink: str | None) -> str:
             "be billed twice. Add a sink of type csv to the configuration, and to the meter's `sinks`."
         )
     if sink is None and len(kinds) > 1:
-        raise UsageError(f"Meter {meter} feeds {', '.join(kinds)}: say which with --sink.")
+        raise UsageError(f"Meter {meter} feeds {', '.join(kinds)}: choose one with --sink.")
     return sink or kinds[0]
 
 

@@ -30,7 +30,7 @@ COLUMNS = "file=name sink meters windows records> bytes> written=written_at uplo
 
 @click.group(cls=Commands)
 def files() -> None:
-    """Look at the files that were written, and record which ones you have uploaded."""
+    """List the files that were written, and record which ones you have uploaded."""
 
 
 @files.command("list")
@@ -70,8 +70,8 @@ def list_files(config_path: Path, *, sink: str | None, unconfirmed: bool, limit:
 def confirm(config_path: Path, *, names: tuple[str, ...], reason: str | None, as_json: bool) -> None:
     """Record that you have uploaded these files: the events in them count as confirmed.
 
-    First look whether the Dashboard took the whole file. You can confirm a file only once, so that somebody who is about to
-    upload it a second time notices.
+    First check that the Dashboard took the whole file. You can confirm a file only once. So somebody who is about to
+    upload it again notices.
     """
     from aggregator.ledger.review.decisions import Decider
     from aggregator.wiring.app import open_ledger
@@ -89,21 +89,26 @@ def confirm(config_path: Path, *, names: tuple[str, ...], reason: str | None, as
 @click.option(
     "--reason",
     required=True,
-    help="Why, in your words or Stripe's. It is kept with each event, and on record with who you are.",
+    help=(
+        "Why, in your words or Stripe's. It is kept with each event, and goes on record together "
+        "with your name."
+    ),
 )
 @click.option(
     "--rows",
     "rows_path",
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
-    help="Reject only the rows in this file: the failed records that Stripe offers, as CSV, JSON or JSON Lines.",
+    help=(
+        "Reject only the rows in this file of failed records, which Stripe offers as CSV, JSON or JSON Lines."
+    ),
 )
 @config_option
 @json_option
 def reject(config_path: Path, *, name: str, reason: str, rows_path: Path | None, as_json: bool) -> None:
-    """Record that Stripe took nothing of this file, or with --rows nothing of some rows: their events are refused.
+    """Record that Stripe did not take this file or, with --rows, some of its rows; their events become refused.
 
-    First look at Stripe what was taken. If you release the events later, they are written to a new file under new
-    identifiers, and billed in addition. A confirmed file cannot be rejected.
+    First look up at Stripe what it took. If you release the events later, they are written to a new file under new
+    identifiers, and billed in addition. You cannot reject a confirmed file.
     """
     from aggregator.cli.failed_rows import failed_rows
     from aggregator.wiring.app import open_ledger
@@ -124,7 +129,7 @@ def _rejected(name: str, done: "Rejected", *, whole: bool) -> Iterator[str]:
         return
     yield f"{'' if whole else 'Rows of '}{name} rejected: {counted(done.events, 'event')} refused."
     if done.events:
-        yield f"Put right what the reason says, then `aggregator events release --file {name}` lets them go."
+        yield f"Fix what the reason says, then `aggregator events release --file {name}` lets them go."
     if done.by_hand and whole:
         yield "Move the file away, so that nobody uploads it again."
 
@@ -136,16 +141,16 @@ def _rejected(name: str, done: "Rejected", *, whole: bool) -> Iterator[str]:
     "begun_in",
     required=True,
     metavar="PLACE",
-    help="Where the files were begun, and where you have looked.",
+    help="The old place, where the files were begun and where you have looked.",
 )
 @deciding_option
 @config_option
 @json_option
 def move(config_path: Path, *, sink: str, begun_in: str, reason: str | None, as_json: bool) -> None:
-    """Record that files which SINK began in another place are not there, so that they are written where SINK writes now.
+    """Record that files which SINK began in another place are not there, so that they are written to its current place.
 
-    This is for files that were begun before you gave the sink another directory, bucket or prefix. Look there first: if one
-    of them is there after all, its contents are billed twice.
+    Use this for files that were begun before you changed the sink's directory, bucket or prefix. First look in the old
+    place: if one of the files is there after all, its contents are billed twice.
     """
     from aggregator.ledger.review.decisions import Decider
     from aggregator.wiring.app import open_ledger

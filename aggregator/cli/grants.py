@@ -1,4 +1,4 @@
-"""`aggregator grants`: the SQL that gives the ledger's roles what they need, and what a server's roles have beside that."""
+"""`aggregator grants`: the SQL that gives the ledger's roles what they need, and what else a server's roles may do."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -31,25 +31,27 @@ REMEDY = (
 
 @click.command()
 @click.argument("part", type=click.Choice([ROLES, TABLES]), required=False)
-@click.option("--owner", default="aggregator_owner", show_default=True, help="The role that migrates.")
+@click.option(
+    "--owner", default="aggregator_owner", show_default=True, help="The role that migrates the ledger."
+)
 @click.option(
     "--daemon",
     default="aggregator_daemon",
     show_default=True,
-    help="The role of the daemon and of decisions.",
+    help="The role for the daemon and for decisions.",
 )
 @click.option(
     "--reader",
     default="aggregator_reader",
     show_default=True,
-    help="The role of status, usage, page and metrics.",
+    help="The role for status, usage, the page and metrics.",
 )
 @click.option("--database", default="ledger", show_default=True, help="The ledger's database.")
 @click.option(
     "--check",
     "checks",
     is_flag=True,
-    help="Instead, look in the ledger's server for what these roles lack, or have too much.",
+    help="Print no SQL. Check on the ledger's server which rights these roles lack or should not have.",
 )
 @config_option
 @json_option
@@ -64,10 +66,12 @@ def grants(
     checks: bool,
     as_json: bool,
 ) -> None:
-    """Print the SQL that makes the ledger's roles and gives each what it needs; with --check, compare a server's roles.
+    """Print the SQL that creates the ledger's roles and grants each what it needs; with --check, compare a server's
+    roles with it.
 
-    Without a part it prints both: `roles`, which somebody runs who may create roles, and `tables`, which the owner of the
-    tables runs after each migration. It asks nobody, and needs no configuration. With --check it exits 3 if a role differs.
+    Without an argument, it prints both parts. Run `roles` as somebody who may create roles. Run `tables` as the owner
+    of the tables, after each migration. Printing needs no configuration and no connection. With --check, it exits with
+    3 if a role differs.
     """
     from aggregator.ledger.privileges import Names, roles_sql, tables_sql
 
@@ -78,7 +82,7 @@ def grants(
         )
     if checks:
         if part is not None:
-            raise UsageError(f"--check looks at all that the roles may do: leave out `{part}`.")
+            raise UsageError(f"--check looks at everything that the roles may do: leave out `{part}`.")
         _check(config_path, names, as_json=as_json)
         return
     if as_json:

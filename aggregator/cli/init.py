@@ -52,7 +52,7 @@ class Chosen(NamedTuple):
     "manifest",
     type=existing_file,
     metavar="FILE",
-    help="Write a meter that bills a metric of dbt: give target/manifest.json.",
+    help="Write a meter that bills a metric of dbt. FILE is dbt's target/manifest.json.",
 )
 @click.option(
     "--from-ossie",
@@ -61,7 +61,7 @@ class Chosen(NamedTuple):
     metavar="FILE",
     help="Write a meter that bills a metric of an Apache Ossie semantic model.",
 )
-@click.option("--metric", metavar="NAME", help="Which metric of the file.")
+@click.option("--metric", metavar="NAME", help="Which metric of the file to bill.")
 @click.option("--when", metavar="COLUMN", help="The column that says when something was used.")
 @click.option("--customer", metavar="COLUMN", help="The column that says who used it.")
 @click.option(
@@ -79,14 +79,14 @@ def init(
     customer: str | None,
     quantity: str | None,
 ) -> None:
-    """Write a starter configuration with comments; never over an existing file.
+    """Write a starter configuration with comments; a file that exists is never overwritten.
 
-    With --from-table, its meter reads a table of yours: columns are chosen by their names and types, and it is said why. A
-    customer's id at Stripe is looked for in the table that a foreign key leads to as well. Nothing is written to the
-    database.
+    With --from-table, the meter reads a table of yours. The command chooses columns by their names and types, and says
+    why. It looks for a customer's id at Stripe in the table itself and where its foreign keys lead. It writes nothing
+    to the database.
 
-    With --from-dbt or --from-ossie, its meter bills a metric of a semantic layer. What a metric does not say is put in, and
-    said; a metric that is no sum over rows is refused.
+    With --from-dbt or --from-ossie, the meter bills a metric of a semantic layer. If the metric leaves something open,
+    the command fills it in and says so. A metric that is not a sum over rows is refused.
     """
     from aggregator.config import starter
 
@@ -112,13 +112,13 @@ def init(
     say(f"Wrote {config_path}, with a meter over {over}:")
     for reason in reasons:
         say(f"- {reason}")
-    say("Read the query, correct what is not so, then run `aggregator check`, which tries it out.")
+    say("Read the query and correct it where needed. Then run `aggregator check`, which tries it.")
 
 
 def _of_what(option: str) -> str:
     if option == "metric":
-        return "`--metric` names a metric: say of which file, with `--from-dbt` or `--from-ossie`."
-    return f"`--{option}` names a column: say of which table, with `--from-table`."
+        return "`--metric` names a metric: also name its file, with `--from-dbt` or `--from-ossie`."
+    return f"`--{option}` names a column: also name its table, with `--from-table`."
 
 
 def _over(table: str, chosen: Chosen) -> tuple[str, Sequence[str]]:

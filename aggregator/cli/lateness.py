@@ -20,7 +20,7 @@ from aggregator.core.shown import duration
 def lateness(config_path: Path, *, meters: tuple[str, ...], days: int, as_json: bool) -> None:
     """Show how late usage arrives after the end of its window, for each METER or for all.
 
-    Late usage is billed by corrections, so nothing is lost. With a longer `delay` there are fewer corrections.
+    Late usage is billed by corrections, so nothing is lost. If you set a longer `delay`, there are fewer corrections.
     """
     from aggregator.config import format_duration
     from aggregator.core.lateness import suggest

@@ -65,7 +65,7 @@ sink_option = click.option(
 
 @click.group(cls=Commands)
 def meters() -> None:
-    """Compare meters with those in the Stripe accounts, change them there, or write them for Terraform."""
+    """Compare your meters with those in your Stripe accounts, change them there, or export them for Terraform."""
 
 
 @meters.command()
@@ -74,14 +74,17 @@ def meters() -> None:
     "--ledger",
     "with_ledger",
     is_flag=True,
-    help="Also compare with what the ledger has on record: event names, accounts, meters that are no longer configured.",
+    help=(
+        "Also compare with the ledger's record: event names, accounts, meters that are no longer configured."
+    ),
 )
 @config_option
 @json_option
 def diff(config_path: Path, *, names: tuple[str, ...], with_ledger: bool, as_json: bool) -> None:
     """Show where Stripe's meters differ from the configuration. Changes nothing.
 
-    Without METER, it also names the meters of each account that none here feeds: they are somebody else's, and left alone.
+    Without METER, it also names the meters of each account that your configuration does not feed. They belong to
+    somebody else, and aggregator leaves them alone.
 
     \b
     Exit codes:
@@ -120,15 +123,17 @@ def diff(config_path: Path, *, names: tuple[str, ...], with_ledger: bool, as_jso
     "--terraform",
     is_flag=True,
     required=True,
-    help="As resources of the provider stripe/stripe, with import blocks, for Terraform 1.5 or later.",
+    help="Write resources of the provider stripe/stripe, with import blocks, for Terraform 1.5 or later.",
 )
-@click.option("--sink", help="Which Stripe sink. Needed if there are several: a file is for one account.")
+@click.option(
+    "--sink", help="Which Stripe sink. Needed if there are several, since one file is for one account."
+)
 @config_option
 def export_meters(config_path: Path, *, names: tuple[str, ...], terraform: bool, sink: str | None) -> None:
-    """Write the Stripe meters of each METER, or of all, for another tool. Changes nothing.
+    """Export the Stripe meters of each METER, or of all, for another tool. Changes nothing.
 
-    A meter that the account has is written as it is there, with an import block, so that the tool takes it over and changes
-    nothing. One that it lacks is written as configured. Whatever else the account has is left out.
+    A meter that exists in the account is written as it is there, with an import block, so that the tool takes it over
+    unchanged. A meter that is missing there is written as configured. Other meters of the account are left out.
     """
     from aggregator.sinks.stripe.terraform import Exported, document
 
@@ -153,9 +158,9 @@ def export_meters(config_path: Path, *, names: tuple[str, ...], terraform: bool,
 @config_option
 @json_option
 def apply(config_path: Path, *, names: tuple[str, ...], yes: bool, dry_run: bool, as_json: bool) -> None:
-    """Create the Stripe meters that are missing, and set display names. Touches nothing else.
+    """Create the Stripe meters that are missing, and set display names. Changes nothing else.
 
-    You can run it twice, or at the same time as somebody else: an event name has only one meter at Stripe.
+    You can run it twice, or at the same time as somebody else: Stripe keeps only one meter for an event name.
 
     \b
     Exit codes:
@@ -168,7 +173,7 @@ def apply(config_path: Path, *, names: tuple[str, ...], yes: bool, dry_run: bool
 
     config = load_config(config_path)
     if as_json and not (yes or dry_run):
-        raise UsageError("With --json there is nobody to ask: say --yes, or --dry-run.")
+        raise UsageError("With --json, you cannot be asked: give --yes or --dry-run.")
     with admins_of(config) as admins:
         lines = compare(admins, known_meters(config, names))
         now = utcnow()
@@ -197,10 +202,11 @@ def apply(config_path: Path, *, names: tuple[str, ...], yes: bool, dry_run: bool
 @yes_option
 @config_option
 def deactivate(config_path: Path, *, meter: str, sink: str | None, yes: bool) -> None:
-    """Make the Stripe meter of METER take no more events.
+    """Deactivate the Stripe meter of METER, so that it takes no more events.
 
-    From then on Stripe refuses its events, and no price can be attached to it. What it has counted stays. While events of
-    the meter are due or being sent, this is refused unless you say --yes. Exits 3 if you answer no.
+    From then on, Stripe refuses its events, and you cannot attach a price to it. What it has counted stays. While
+    events of the meter are due or being sent, the command refuses, unless you give --yes. If you answer no, it exits
+    with 3.
     """
     config = load_config(config_path)
     with admins_of(config) as admins:
@@ -213,7 +219,7 @@ def deactivate(config_path: Path, *, meter: str, sink: str | None, yes: bool) ->
         if waiting and not yes:
             raise UsageError(
                 f"Stripe would refuse {events} of {meter}, due or being sent to {admin.sink}. Let `aggregator run --once` "
-                "send what is due first, or say --yes."
+                "send what is due first, or give --yes."
             )
         if waiting:
             say(f"Stripe will refuse {events} of {meter}, due or being sent to {admin.sink}.")
@@ -260,7 +266,7 @@ def _after(line: Line, steps: Mapping[tuple[str, str, str], Step]) -> Line:
 def _agreed(question: str) -> bool:
     """Ask at a terminal. Raises UsageError where there is nobody to ask."""
     if not sys.stdin.isatty():
-        raise UsageError(f"{question} There is nobody to ask here: say --yes.")
+        raise UsageError(f"{question} You cannot be asked here: give --yes.")
     return click.confirm(printable(question))
 
 
@@ -298,7 +304,7 @@ def _one_account(admins: "Mapping[str, AdminClient]", sink: str | None) -> "Admi
     if sink is None and len(admins) == 1:
         return next(iter(admins.values()))
     known = ", ".join(admins) or "none"
-    raise UsageError(f"Say with --sink which Stripe sink is meant; the configuration has: {known}.")
+    raise UsageError(f"Choose a Stripe sink with --sink; the configuration has: {known}.")
 
 
 def _left_alone(found: Elsewhere) -> str:

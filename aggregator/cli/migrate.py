@@ -11,7 +11,7 @@ from aggregator.cli.printing import say
 @click.command()
 @config_option
 def migrate(config_path: Path) -> None:
-    """Create the ledger's tables, or bring them to this version. Safe to run at any time, from anywhere."""
+    """Create the ledger's tables, or upgrade them to this version. You can run it at any time and from any host."""
     from aggregator.ledger.database import Database, ledger_id_of
     from aggregator.ledger.database import migrate as bring_up
     from aggregator.wiring.app import ledger_url

@@ -15,10 +15,10 @@ BODY = "This is a test: `aggregator notify --test` was called, and nothing is wr
 
 @click.command()
 @config_option
-@click.option("--test", is_flag=True, help="Send a test message to every service under `monitoring: notify`.")
+@click.option("--test", is_flag=True, help="Send a test message to every service in `monitoring: notify`.")
 @json_option
 def notify(config_path: Path, *, test: bool, as_json: bool) -> None:
-    """Show the troubles that people are told of; or with --test, send each service a message to see that it arrives.
+    """Show the problems that people get messages about; with --test, send a test message to each service.
 
     \b
     Exit codes:
@@ -47,7 +47,7 @@ def notify(config_path: Path, *, test: bool, as_json: bool) -> None:
         raise click.exceptions.Exit(ExitCode.PERSON_NEEDED if found else ExitCode.DONE)
     services = config.monitoring.services_revealed()
     if not services:
-        raise UsageError("Nobody is told of anything: set `monitoring: {notify: ...}` in the configuration.")
+        raise UsageError("Nobody gets any messages: set `monitoring: {notify: ...}` in the configuration.")
     from aggregator.monitoring.send import send
 
     sent = send(services, TITLE, BODY, "info")

@@ -30,7 +30,7 @@ config_option = click.option(
     help="The configuration file.",
 )
 deciding_option = click.option(
-    "--reason", metavar="TEXT", help="Why, in your words. It stays on record with who you are."
+    "--reason", metavar="TEXT", help="Why, in your own words. It goes on record together with your name."
 )
 some_ids_argument = click.argument("ids", nargs=-1, type=int, required=True, metavar="ID...")
 json_option = click.option(
@@ -90,7 +90,10 @@ def period_options(command: Command) -> Command:
         "--period",
         type=Month(),
         metavar="MONTH",
-        help="A month in UTC, such as 2026-11, instead of --from and --to. Without any of them: the present one.",
+        help=(
+            "A month in UTC, such as 2026-11, instead of --from and --to. Without any of them: the "
+            "current month."
+        ),
     )
     return from_option()(to_option()(month(command)))
 
@@ -142,7 +145,7 @@ def span_of_period(
         return period
     if start is None:
         if end is not None:
-            raise UsageError("--to says where the range ends; say with --from where it begins.")
+            raise UsageError("--to is where the range ends; also give --from, where it begins.")
         return month_of(now)
     return span_until_today_ends(start, end, now)
 
@@ -175,5 +178,6 @@ def refuse_parts_of_days(start: dt.datetime, end: dt.datetime, *, when: str = ""
         if not is_boundary(instant, DAY):
             day = f"{floor(instant, DAY):%Y-%m-%d}"
             raise UsageError(
-                f"{when}{name} must be the begin of a UTC day, such as {day}: sinks are asked by days."
+                f"{when}{name} must be the start of a UTC day, such as {day}, since sinks are asked "
+                "for whole days."
             )

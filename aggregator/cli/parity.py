@@ -41,9 +41,7 @@ COLUMNS = "customer from sink planned> accepted> under_way> waiting> shadow> say
 
 @click.command()
 @click.argument("meter", type=MeterName(), metavar="METER")
-@click.option(
-    "--between", metavar="A,B", help="The two sinks. Without it: those of the meter, if it has two."
-)
+@click.option("--between", metavar="A,B", help="The two sinks. Not needed if the meter has exactly two.")
 @from_option(required=True)
 @to_option("End of the last window. Without it: now, or with --ask the start of today.")
 @click.option(
@@ -73,7 +71,7 @@ def parity(
 ) -> None:
     """Compare what was planned for two sinks of METER, per customer and day, and show where they differ. Writes nothing.
 
-    Events that are held, refused or in shadow count as planned. Exit code 3: something differs.
+    Events that are held, refused or in shadow count as planned. Exits with 3 if something differs.
     """
     from contextlib import ExitStack
 
@@ -131,7 +129,7 @@ def _pair(config: "Config", meter: str, between: str | None, known: list[str]) -
     )
     if len(names) != 2 or names[0] == names[1]:
         raise UsageError(
-            f"Say which two sinks: --between A,B. {meter} feeds or fed: {', '.join(known) or 'none yet'}."
+            f"Name the two sinks with --between A,B. {meter} feeds or fed: {', '.join(known) or 'none yet'}."
         )
     for name in names:
         if name not in known:
@@ -147,7 +145,7 @@ def _asked(config: "Config", name: str, stack: "ExitStack") -> "Destination | No
 
     if name not in config.sinks:
         raise UsageError(
-            f"Sink {name} is not in the configuration any more, so it cannot be asked; leave out --ask."
+            f"Sink {name} is no longer in the configuration, so it cannot be asked; leave out --ask."
         )
     sink = build_sink(config, name)
     stack.callback(sink.close)

@@ -33,21 +33,25 @@ FIGURES = "meter sinks before> after> difference> differ> new> gone> unmapped_ro
 @click.option(
     "--against",
     type=click.Path(path_type=Path, dir_okay=False, exists=True),
-    help="Compare with this configuration file instead of the ledger; nobody is asked.",
+    help="Compare with this configuration file instead of the ledger. No source or ledger is asked.",
 )
-@from_option("Start of the past range that is read. Without it: the last day that is over.")
-@to_option("End of that range. Without it: the end of the last day that is over.")
+@from_option("Start of the past range to read. Without it: the last complete day.")
+@to_option("End of that range. Without it: the end of the last complete day.")
 @click.option("--no-source", is_flag=True, help="Only say what changes; read no source.")
 @click.option(
     "--customers",
     type=click.IntRange(0),
     default=MOVERS,
     show_default=True,
-    help="How many customers to name of each meter, those who differ most; 0 for none.",
+    help="How many customers to name for each meter: those who differ most. 0 for none.",
 )
-@click.option("--markdown", "as_markdown", is_flag=True, help="Print Markdown, for a pull request's comment.")
 @click.option(
-    "--out", type=click.Path(path_type=Path, dir_okay=False), help="Write the plan to a file for `apply`."
+    "--markdown", "as_markdown", is_flag=True, help="Print Markdown, for a comment on a pull request."
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Write the plan to a file for `aggregator apply`.",
 )
 @click.option("--exit-code", "tells", is_flag=True, help="Exit with 3 if anything changes.")
 @config_option
@@ -65,12 +69,12 @@ def plan(
     tells: bool,
     as_json: bool,
 ) -> None:
-    """Show what the configuration would change: of what holds in the ledger, and of what a past range would have come to.
+    """Show what your configuration would change, and what it would have billed for a past range.
 
-    For each meter that would bill something else, its source is read by what holds now and by what would hold. Nothing is
-    billed by that, and nothing is written.
+    If a meter would bill something else, its source is read twice: by the current configuration and by the new one.
+    Nothing is billed and nothing is written.
 
-    Exits with 1 if it fails, also if a changed query cannot be read.
+    Exits with 1 if it fails, for example because a changed query cannot be run.
     """
     if as_json and as_markdown:
         raise UsageError("Give --json or --markdown, not both.")
@@ -108,7 +112,7 @@ def _against_ledger(
     from aggregator.wiring.plans import NAME, against_ledger
 
     if start is None and end is not None:
-        raise UsageError("--to says where the range ends; say with --from where it begins.")
+        raise UsageError("--to is where the range ends; also give --from, where it begins.")
     if start is not None and not ask_sources:
         raise UsageError("--no-source reads no range: leave out --from and --to.")
     with open_ledger(config, may_migrate=True, name=NAME) as ledger:
@@ -121,7 +125,7 @@ def _span(start: dt.datetime, end: dt.datetime | None, now: dt.datetime) -> "Spa
     from aggregator.core.windows import DAY, floor
 
     if end is not None and end > now:
-        raise UsageError("--to lies in the future: a range is compared that is over.")
+        raise UsageError("--to lies in the future: only a past range can be compared.")
     return span_between(start, end or floor(now, DAY), "--to" if end else "today")
 
 

@@ -41,7 +41,7 @@ COLUMNS = "sink customer window=window_start revision> delta> total> at state re
 def preview(
     config_path: Path, *, meter: str, start: dt.datetime, end: dt.datetime | None, limit: int, as_json: bool
 ) -> None:
-    """Show the events that a range of METER would lead to; nothing is written or sent."""
+    """Show the events that a range of METER would produce, without writing or sending anything."""
     from aggregator.cli.movers import forecast_json, report_sinks, show_movers
     from aggregator.collection.backfill import read_by_older, report_older, span_of
     from aggregator.core.forecast import Forecast

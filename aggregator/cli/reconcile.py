@@ -33,7 +33,7 @@ DAYS = FURTHEST.days
 @click.command()
 @click.argument("meters", type=MeterName(), nargs=-1, metavar="[METER]...")
 @click.option(
-    "--customer", type=CustomerName(), help="Only of this customer, whether the ledger knows them or not."
+    "--customer", type=CustomerName(), help="Only this customer, whether the ledger knows them or not."
 )
 @from_option(f"First UTC day. Without it: {DAYS} days back, since nothing older can be billed.")
 @to_option("End of the last UTC day. Without it: the end of today.")
@@ -43,12 +43,18 @@ DAYS = FURTHEST.days
 @click.option(
     "--every-hour",
     is_flag=True,
-    help="Ask the sinks for the hours of every day: differences of one day that come to nothing are seen no other way.",
+    help=(
+        "Ask the sinks for the hours of every day. Otherwise differences within a day that cancel "
+        "each other out are not seen."
+    ),
 )
 @click.option(
     "--repair",
     is_flag=True,
-    help="Plan anew what a sink has too little, and propose what it has too much; nothing is lowered by itself.",
+    help=(
+        "Plan what a sink is missing, and propose decreases where it has too much. Nothing is "
+        "lowered without you."
+    ),
 )
 @click.option(
     "--customers",
@@ -56,7 +62,7 @@ DAYS = FURTHEST.days
     type=click.IntRange(0),
     default=0,
     show_default=True,
-    help="For how many customers of each meter and sink to show a line of figures: those with the most usage.",
+    help="For how many customers of each meter and sink to show their figures: those with the most usage.",
 )
 @limit_option("How many differences to show; 0 for all. CSV and JSON have all of them.")
 @click.option(
@@ -81,17 +87,17 @@ def reconcile(
 ) -> None:
     """Compare source, ledger and sink per customer and window, for each METER or for all, and say why they differ.
 
-    Sinks are asked for whole UTC days, and for hours only where a day differs. Without --repair nothing is written. What
-    --repair plans goes out as anything else does: by the daemon or `aggregator run --once`.
+    It asks sinks for whole UTC days, and for hours only where a day differs. Without --repair, it writes nothing. What
+    --repair plans is sent like everything else, by the daemon or `aggregator run --once`.
 
-    Exit code 3: something differs, or is on its way.
+    Exits with 3 if something differs or is still on its way.
     """
     from aggregator.cli import reconcile_output as output
     from aggregator.wiring import reconciling
     from aggregator.wiring.app import build
 
     if as_csv and as_json:
-        raise UsageError("Say either --csv or --json.")
+        raise UsageError("Give either --csv or --json, not both.")
     config = load_config(config_path)
     names = known_meters(config, list(dict.fromkeys(meters)))
     with ExitStack() as stack:
@@ -102,7 +108,8 @@ def reconcile(
             compared = list(reconciling.reconcile(app, question, stack))
             if not compared:
                 raise UsageError(
-                    "Nothing of these meters was read yet: `aggregator run` reads them, or `aggregator backfill` a range."
+                    "Nothing has been read for these meters yet: `aggregator run` reads them, or "
+                    "`aggregator backfill` a range."
                 )
             done = [each for one in compared for each in reconciling.repair(app, one, now)] if repair else []
         show = output.write_csv if as_csv else output.write_json if as_json else output.show

@@ -47,13 +47,13 @@ def restate(
     limit: int,
     as_json: bool,
 ) -> None:
-    """Show what the present query makes of windows of METER that an older query billed; with --yes, correct them.
+    """Show what the current query gives for windows of METER that an older query billed; with --yes, correct them.
 
-    A changed query applies only to the windows after the change, and leaves what was billed alone. Use this command to
-    apply it to older windows: without --yes it shows what would change, with --yes it plans the corrections. Decreases
-    follow the meter's `decreases`.
+    A changed query applies only to windows after the change. What was billed before stays as it is. Use this command to
+    apply the query to older windows. Without --yes, it shows what would change. With --yes, it plans the corrections.
+    Decreases follow the meter's `decreases`.
 
-    Without --yes, the exit code is 3 if the present query gives something else. So you can use it to block a pull request.
+    Without --yes, it exits with 3 if the current query gives something else. So you can use it to block a pull request.
     """
     import threading
 

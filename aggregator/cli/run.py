@@ -27,17 +27,21 @@ if TYPE_CHECKING:
 @click.option(
     "--web",
     metavar="HOST:PORT",
-    help="Serve the page and the API there, take what Stripe delivers, and answer /livez and /readyz.",
+    help=(
+        "Serve the page and the API on this port, receive Stripe's webhook calls, and answer /livez "
+        "and /readyz."
+    ),
 )
 @first_time_option
 @json_option
 def run(
     config_path: Path, *, once: bool, verbose: bool, web: str | None, first_time: bool, as_json: bool
 ) -> None:
-    """Run the daemon, which reads every meter on its schedule and sends what is due; or with --once, one pass.
+    """Run the daemon, which reads every meter on its schedule and sends what is due; with --once, make one pass and
+    exit.
 
-    SIGTERM and SIGINT end it: calls under way are finished, and other claimed events handed back. SIGHUP reloads the
-    configuration. The daemon logs to standard error: as JSON, unless that is a terminal.
+    SIGTERM and SIGINT end it: it finishes calls that are under way, and gives back the other claimed events. SIGHUP
+    reloads the configuration. The daemon logs to standard error, as JSON unless that is a terminal.
 
     \b
     Exit codes of --once:
@@ -182,7 +186,9 @@ def _round(task: "Task", outcomes: list[ExitCode]) -> dict[str, object]:
 
 
 def _refused(task: "Task", outcomes: list[ExitCode]) -> dict[str, object]:
-    """Say of a sink that refuses us as a whole that nothing is sent to it, and how much waits; it is not asked either."""
+    """Say of a sink that refuses us as a whole that nothing is sent to it, and how much waits; it is not asked
+    either.
+    """
     from aggregator.daemon.jobs import waiting
     from aggregator.runtime import log
 

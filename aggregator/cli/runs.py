@@ -70,7 +70,7 @@ class Since(click.ParamType[dt.datetime | dt.timedelta]):
 @click.argument("meter", type=MeterName(), metavar="[METER]", required=False)
 @click.option("--failed", is_flag=True, help="Only what failed.")
 @click.option(
-    "--since", type=Since(), metavar="TIME", help="Only since this time, or since so long ago, as in 2d."
+    "--since", type=Since(), metavar="TIME", help="Only from this time on, or for this long back, such as 2d."
 )
 @limit_option("How many passes, and how many deliveries, to show.", default=20, least=1, most=MOST_SHOWN)
 @config_option
@@ -86,8 +86,8 @@ def runs(
 ) -> None:
     """Show what each pass and delivery of METER, or of all meters, did, what failed, and what waits.
 
-    The newest stand first. Passes in a row that found nothing, or failed in the same way, are one line, with how many they
-    are. What waits is shown with what happens by itself, and the command that tries again.
+    The newest come first. Passes in a row that found nothing, or failed in the same way, share one line that says how
+    many there were. For everything that waits, it says what happens by itself, and which command tries again.
     """
     from aggregator.ledger.history import Asked
     from aggregator.wiring.app import open_ledger

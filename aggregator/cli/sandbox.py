@@ -12,7 +12,8 @@ import click
 )
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 def sandbox(arguments: tuple[str, ...]) -> None:
-    """Run a local server that speaks Stripe's metering endpoints. Its options: `aggregator sandbox --help`."""
+    """Run a local server that stands in for Stripe's metering endpoints. For its options:
+    `aggregator sandbox --help`."""
     from aggregator.sandbox.__main__ import command
 
     command.main(list(arguments), prog_name="aggregator sandbox", standalone_mode=False)

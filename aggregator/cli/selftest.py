@@ -21,21 +21,21 @@ from aggregator.cli.options import json_option
     type=click.IntRange(0),
     default=1,
     show_default=True,
-    help="Selects the kills, faults and rows.",
+    help="Decides which kills, faults and rows there are.",
 )
 @click.option(
     "--worlds",
     type=click.IntRange(1, 16),
     default=1,
     show_default=True,
-    help="How many ledgers, each with its daemons and sandbox, share the kills, side by side.",
+    help="How many ledgers to run at once, each with its own daemons and sandbox. They share the kills.",
 )
 @click.option(
     "--dir",
     "--keep",
     "directory",
     type=click.Path(path_type=Path, file_okay=False),
-    help="Work in this directory, and leave it behind. Without it: a temporary one, kept only if something is wrong.",
+    help="Work in this directory and keep it. Without it: a temporary one, kept only if something is wrong.",
 )
 @click.option(
     "--verbose", is_flag=True, help="Report every kill as it happens, and everything that is wrong."
@@ -47,8 +47,8 @@ def selftest(
     """Kill the daemon again and again, and compare what is billed with what was used, to the unit.
 
     Everything runs on this machine: an embedded Postgres, the sandbox, and the daemon as you run it. It takes about two
-    minutes, and with --kills 1000 less than an hour. Exit codes: 0 nothing was lost, doubled, or ever too much; 1 something
-    was.
+    minutes, and with --kills 1000 less than an hour. Exits with 0 if nothing was lost, nothing was billed twice, and
+    the sink never held too much; otherwise with 1.
     """
     from aggregator.selftest import run_selftest
 

@@ -53,9 +53,10 @@ TAKEN = {*COLUMNS, "window", "made", "change", "usage", "corrections", "billed",
 @click.argument("customer", type=CustomerName(), metavar="CUSTOMER")
 @period_options
 @limit_option(
-    "How many corrections, and entries that are not billed, to show of each meter; 0 for all. CSV and JSON have all."
+    "How many corrections and unbilled entries to show for each meter; 0 for all. CSV and JSON have "
+    "all of them."
 )
-@click.option("--csv", "as_csv", is_flag=True, help="Print CSV for spreadsheets: a line for each entry.")
+@click.option("--csv", "as_csv", is_flag=True, help="Print CSV for spreadsheets, with a line for each entry.")
 @config_option
 @json_option
 def statement(
@@ -69,16 +70,16 @@ def statement(
     as_csv: bool,
     as_json: bool,
 ) -> None:
-    """State what CUSTOMER was billed over a month, of all meters, with each correction by itself.
+    """Show what CUSTOMER was billed in a month by all meters, correction by correction.
 
-    It has a line for each day, and then each correction and whatever is not billed, with its date, its state and its reason.
-    Sums are those of `aggregator usage`. It is taken from the ledger alone, and writes nothing.
+    It prints a line for each day, then each correction and everything that is not billed, with date, state and reason.
+    The sums are the same as in `aggregator usage`. It uses the ledger alone, and writes nothing.
     """
     from aggregator.collection.statement import state
     from aggregator.wiring.app import open_ledger
 
     if as_csv and as_json:
-        raise UsageError("Say either --csv or --json.")
+        raise UsageError("Give either --csv or --json, not both.")
     config = load_config(config_path)
     with ExitStack() as stack:
         with open_ledger(config, may_migrate=True, name="aggregator statement") as ledger:

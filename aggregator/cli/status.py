@@ -51,7 +51,7 @@ SILENT = "meter customer since usual>"
 @json_option
 @limit_option("How many waiting events and unmapped customers to list.", default=10)
 def status(config_path: Path, *, as_json: bool, limit: int) -> None:
-    """Show for each meter how far it is read, what is due, and what waits for a person."""
+    """Show how far each meter has been read, what is due, and what waits for a person."""
     from aggregator.ledger.review.parked import Choice
     from aggregator.wiring.app import STILL_BILLABLE, feeding, not_sent, open_ledger
     from aggregator.wiring.sinks import file_places
@@ -233,7 +233,7 @@ def _waiting(statuses: "Iterable[FeedStatus]", by_cursor: Collection[str], now: 
         if row.unstable:
             yield (
                 f"{row.meter}: its query gives another number each time it is read, whatever its rows; corrections wait "
-                "for a person. Mend the query (`aggregator check` tries it), or release them."
+                "for a person. Fix the query (`aggregator check` tries it), or release them."
             )
 
 
@@ -290,7 +290,7 @@ def _unsubscribed(polled: "Iterable[PollState]") -> Iterator[str]:
     for row in polled:
         if row.refused_reason:
             yield (
-                f"Sink {row.sink} does not tell what it finds invalid{f' ({row.whose})' if row.whose else ''}, since "
+                f"Sink {row.sink} does not report what it finds invalid{f' ({row.whose})' if row.whose else ''}, since "
                 f"{shown(row.refused_at)}: {row.refused_reason} Everything else goes on. See docs/errors.md."
             )
 

@@ -45,13 +45,13 @@ class Tested(NamedTuple):
 @config_option
 @json_option
 def test(config_path: Path, *, meters: tuple[str, ...], as_json: bool) -> None:
-    """Run the tests of each METER's query, or of all: what it makes of given rows, on the source's own engine.
+    """Run the query of each METER, or of all, on the rows of its test cases, in the source's own engine.
 
-    A test stands under `tests` of its meter. Its rows take the place of the tables for one statement: nothing is written,
-    and neither the ledger nor a sink is asked.
+    Write tests under the meter's key `tests`. During one statement, a test's rows take the place of the query's tables.
+    Nothing is written, and no ledger or sink is needed.
 
-    The exit code is 3 if a query gives something else than what is expected, and 1 if a test could not be run. So you can
-    use it to block a pull request.
+    It exits with 3 if a query does not give the expected result, and with 1 if a test could not be run. So you can use
+    it to block a pull request.
     """
     config = load_config(config_path)
     tested = [each for name in known_meters(config, meters) for each in _tested(config, name)]

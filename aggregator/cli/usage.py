@@ -38,17 +38,15 @@ class WordOrDimension(click.Choice[str]):
 
 @click.command()
 @click.argument("meter", type=MeterName(), metavar="[METER]", required=False)
-@click.option("--customer", type=CustomerName(), help="Only of this customer.")
+@click.option("--customer", type=CustomerName(), help="Only this customer.")
 @period_options
 @click.option(
     "--by",
     type=WordOrDimension(["hour", "day", "month", "customer"]),
     metavar="[hour|day|month|customer|DIMENSION]",
-    help="Print a line for each of them, or for each value of a dimension of METER.",
+    help="Print one line for each hour, day, month or customer, or for each value of a dimension of METER.",
 )
-@click.option(
-    "--live", is_flag=True, help="Also ask the source what it has by now in windows that are not read yet."
-)
+@click.option("--live", is_flag=True, help="Also ask the source about windows that have not been read yet.")
 @limit_option("How many lines of each table to show; 0 for all. CSV and JSON have all of them.")
 @click.option("--csv", "as_csv", is_flag=True, help="Print CSV for spreadsheets instead of a table.")
 @config_option
@@ -67,17 +65,17 @@ def usage(
     as_csv: bool,
     as_json: bool,
 ) -> None:
-    """Show how much was used of METER, or of all meters, and what became of it, for each sink. Writes nothing.
+    """Show how much was used of METER, or of all meters, and what happened to it at each sink. Writes nothing.
 
-    Each unit that was used is billed, under way, held, refused, dismissed, in shadow, carried, unmapped or, with --live, in
-    an open window. A table leaves out what is zero on every line. Only --live asks the source.
+    Each unit is counted once: as billed, under way, held, refused, dismissed, in shadow, carried, unmapped or, with
+    --live, in an open window. A table leaves out columns that are zero on every line. Only --live asks the source.
     """
     from aggregator.cli import usage_output
     from aggregator.collection.usage import Question, ask
     from aggregator.core.usage import By
 
     if as_csv and as_json:
-        raise UsageError("Say either --csv or --json.")
+        raise UsageError("Give either --csv or --json, not both.")
     config = load_config(config_path)
     with ExitStack() as stack:
         with _opened(config, live=live) as (ledger, source_of):

@@ -43,11 +43,12 @@ class Duration(click.ParamType[dt.timedelta]):
 @config_option
 @click.pass_context
 def web(context: click.Context, config_path: Path, *, listen: str) -> None:
-    """Serve a page of what the ledger knows, and an API for a customer's own usage.
+    """Serve a web page that shows what is in the ledger, and an API for a customer's own usage.
 
-    Without a command it runs until it is told to stop. It reads and sends nothing: that is `aggregator run`, which
-    serves the same with --web. Only this machine can look, unless `web: operator_token` is set. SIGHUP reloads the
-    configuration. Prometheus and probes find /metrics, /livez and /readyz here, too.
+    Without a subcommand, it runs until you stop it. It reads no source and sends nothing. For that, use
+    `aggregator run`, which serves the same page with --web. Only this machine can see the page, unless you set
+    `web: operator_token`. SIGHUP reloads the configuration. It also answers /metrics, /livez and /readyz, for
+    Prometheus and probes.
     """
     if context.invoked_subcommand is None:
         _serve(config_path, listen)
@@ -84,13 +85,19 @@ def _serve(config_path: Path, listen: str) -> None:
 
 @web.command()
 @click.option("--customer", type=CustomerName(), required=True, help="The customer whose usage may be read.")
-@click.option("--for", "lasts", type=Duration(), required=True, help="How long, such as 1h; 31d at most.")
+@click.option(
+    "--for",
+    "lasts",
+    type=Duration(),
+    required=True,
+    help="How long the token is valid, such as 1h; at most 31d.",
+)
 @click.option(
     "--meter",
     "meters",
     type=MeterName(),
     multiple=True,
-    help="Only this meter. Give it again for more of them.",
+    help="Only this meter. Repeat it for more meters.",
 )
 @config_option
 @json_option
@@ -104,9 +111,10 @@ def token(
     meters: tuple[str, ...],
     as_json: bool,
 ) -> None:
-    """Print a token by which a customer's own usage can be read, and nothing else, until it is over.
+    """Print a token with which a customer's own usage can be read, and nothing else, until it expires.
 
-    Give it to the page of your product that shows it: `GET /api/usage?customer=...` with `Authorization: Bearer TOKEN`.
+    Give it to the page of your product that shows usage. The page calls `GET /api/usage?customer=...` with
+    `Authorization: Bearer TOKEN`.
     """
     from aggregator.runtime.clock import utcnow
     from aggregator.web.tokens import Scope, issue
@@ -119,7 +127,7 @@ def token(
             "(`openssl rand -hex 24` prints a secret)."
         )
     if not customer or "\0" in customer:
-        raise UsageError("Say whose usage may be read.")
+        raise UsageError("Name the customer whose usage may be read.")
     unknown = [name for name in meters if name not in config.meters]
     if unknown:
         known = ", ".join(sorted(config.meters))

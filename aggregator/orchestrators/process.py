@@ -33,7 +33,7 @@ WORTH_ANOTHER_TRY = MappingProxyType(
 
 NEEDS_A_PERSON = MappingProxyType(
     {
-        2: "the call or the configuration is wrong: correct it, and try it with `aggregator check`",
+        2: "the command line or the configuration is wrong: correct it, and try it with `aggregator check`",
         4: "a person is needed: `aggregator status` shows what waits for whom. All else was sent",
     }
 )

@@ -46,12 +46,15 @@ SECONDS = click.FloatRange(min=0)
     help="Keep everything in this file, so that a restart loses nothing. Without it: in memory only.",
 )
 @click.option(
-    "--account", default="acct_sandbox", show_default=True, help="Id of the account that keys belong to."
+    "--account",
+    default="acct_sandbox",
+    show_default=True,
+    help="The id of the account that all keys belong to.",
 )
 @click.option(
     "--strict-customers",
     is_flag=True,
-    help="Know only customers that were created. Without it: every cus_... and acct_... exists.",
+    help="Accept only customers that were created. Without it: every cus_... and acct_... exists.",
 )
 @click.option(
     "--sync-customer-errors",
@@ -68,19 +71,19 @@ SECONDS = click.FloatRange(min=0)
     type=SECONDS,
     default=IDENTIFIER_MEMORY_SECONDS,
     show_default=True,
-    help="For so many seconds, refuse an identifier a second time.",
+    help="For how many seconds to refuse an identifier that was used already.",
 )
 @click.option(
     "--processing-delay",
     type=SECONDS,
     default=0.0,
-    help="Show an event in summaries only after so many seconds.",
+    help="After how many seconds to show an event in summaries.",
 )
-@click.option("--latency", type=SECONDS, default=0.0, help="Process each event only after so many seconds.")
+@click.option("--latency", type=SECONDS, default=0.0, help="After how many seconds to process each event.")
 @click.option(
     "--rate-limit",
     type=click.FloatRange(min=0, min_open=True),
-    help="Answer 429 beyond so many events per second. Without it: no limit.",
+    help="How many events per second to take before answering 429. Without it: no limit.",
 )
 def command(
     *,
@@ -97,10 +100,10 @@ def command(
     latency: float,
     rate_limit: float | None,
 ) -> None:
-    """Run a local server that speaks Stripe's metering endpoints, to try things out without Stripe.
+    """Run a local server that stands in for Stripe's metering endpoints, to try things out without Stripe.
 
-    It bills nobody, and any key works: sk_test_... for test mode, sk_live_... for live mode. Let a sink use it by
-    `api_base: http://127.0.0.1:12111`. It serves Metronome as well, at `/metronome` below that address.
+    It bills nobody, and any key works: sk_test_... for test mode, sk_live_... for live mode. To use it, set
+    `api_base: http://127.0.0.1:12111` in a sink. It serves Metronome as well, at `/metronome` below that address.
 
     It runs until you press Ctrl-C. While it runs, you can let calls fail, shift its clock and read its totals:
     docs/sandbox.md shows how.

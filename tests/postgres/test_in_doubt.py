@@ -529,7 +529,7 @@ def complaint(result: Result) -> str:
 
 def test_the_list_shows_what_waits_and_why(owing: World, call: Callable[..., Result]) -> None:
     """A table for people, exact figures for programs, and a plain sentence when there is nothing."""
-    assert "No event waits for anybody." in call("list").output
+    assert "No event waits for a person." in call("list").output
     bring(owing, "refused")
     event, name = event_of(owing)
     shown = call("list").output
@@ -634,8 +634,8 @@ def test_dismissed_and_taken_back(owing: World, call: Callable[..., Result]) -> 
 @pytest.mark.parametrize("command", ["release", "dismiss"])
 def test_which_events_must_be_said(owing: World, call: Callable[..., Result], command: str) -> None:
     """Nothing is decided about everything by accident."""
-    assert complaint(call(command)).startswith("Say which")
-    assert complaint(call(command, "--state", "held")).startswith("Say which")
+    assert complaint(call(command)).startswith("Name the events")
+    assert complaint(call(command, "--state", "held")).startswith("Name the events")
     assert "not both" in complaint(call(command, 1, "--meter", METER.name))
 
 

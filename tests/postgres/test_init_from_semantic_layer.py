@@ -357,4 +357,4 @@ def test_one_thing_is_begun_with(beside: Callable[..., Result]) -> None:
     assert "leave out `--quantity`" in said(
         beside("--from-dbt", MANIFEST, "--metric", "tokens", "--quantity", "id")
     )
-    assert "say of which file" in said(beside("--metric", "tokens"))
+    assert "also name its file" in said(beside("--metric", "tokens"))

@@ -106,7 +106,7 @@ def test_what_is_chosen_is_taken(init: Callable[..., Result], tmp_path: Path) ->
     assert "sum(used.id)" in text
     assert "join" not in text
     (tmp_path / "aggregator.yaml").unlink()
-    assert "say of which table" in str(init("--quantity", "id").exception)
+    assert "also name its table" in str(init("--quantity", "id").exception)
 
 
 def test_without_a_database_it_says_how_it_is_named(init: Callable[..., Result]) -> None:

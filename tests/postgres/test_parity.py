@@ -216,16 +216,16 @@ def replace_event(event: Event, **values: object) -> Event:
         (("--from", "2026-11-02", "--to", "2026-11-01"), "is empty"),
         (
             ("--from", "2026-11-01", "--between", "old"),
-            "Say which two sinks: --between A,B. api_requests feeds or fed: new, old.",
+            "Name the two sinks with --between A,B. api_requests feeds or fed: new, old.",
         ),
-        (("--from", "2026-11-01", "--between", "old,old"), "Say which two sinks"),
+        (("--from", "2026-11-01", "--between", "old,old"), "Name the two sinks"),
         (
             ("--from", "2026-11-01", "--between", "old,other"),
             "Nothing of api_requests was ever planned for a sink other",
         ),
         (
             ("--from", "2026-11-01T05:00Z", "--ask"),
-            "With --ask, --from must be the begin of a UTC day, such as 2026-11-01: sinks are asked by days.",
+            "With --ask, --from must be the start of a UTC day, such as 2026-11-01, since sinks are asked for whole days.",
         ),
         (("--from", "2026-11-01", "--ask", "--by", "window"), "--ask goes with --by day"),
     ],

@@ -500,8 +500,8 @@ def test_a_sink_is_asked_no_more_often_than_is_declared(lab: Lab) -> None:
     ("arguments", "said"),
     [
         (["nothing"], "There is no meter nothing"),
-        (["--csv", "--json"], "Say either --csv or --json"),
-        (["--from", "2026-11-01T05:00Z"], "--from must be the begin of a UTC day, such as 2026-11-01"),
+        (["--csv", "--json"], "Give either --csv or --json"),
+        (["--from", "2026-11-01T05:00Z"], "--from must be the start of a UTC day, such as 2026-11-01"),
         (["--from", "2026-11-02", "--to", "2026-11-02"], "is empty"),
     ],
 )

@@ -442,9 +442,9 @@ def test_the_command_explains_a_window_and_an_event(
         in in_range.output
     )
     for arguments, what in (
-        (("api_requests",), "Say whose number it is"),
-        (("api_requests", "--customer", "cus_ada"), "Say which time it is about"),
-        (("--event", "1", "--customer", "cus_ada"), "--event says all"),
+        (("api_requests",), "Name the number"),
+        (("api_requests", "--customer", "cus_ada"), "Name the time"),
+        (("--event", "1", "--customer", "cus_ada"), "--event is enough"),
         (("--event", "agg_1"), "The ledger has no event agg_1"),
         (
             ("api_requests", "--customer", "c", "--window", "2026-11-20", "--from", "2026-11-20"),

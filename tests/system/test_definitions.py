@@ -66,17 +66,17 @@ def test_status_says_which_configuration_is_in_force(world: World) -> None:
     assert world.once().code == 0
     said = world.run("status").out
     assert "Configuration: in force since" in said
-    assert "The files here say something else" not in said
+    assert "The files here differ" not in said
     world.meter["delay"] = "7s"
     changed(world)
     said = world.run("status").out
-    assert "The files here say something else" in said
+    assert "The files here differ" in said
     assert f"{METER}: another query." in said
     assert world.once().code == 0
     said = world.run("status").out
     assert re.search(rf"{METER}: another query; holds from the window \d{{4}}-\d\d-\d\d", said)
     assert f"{METER}: delay 7s (was 0s); holds at once." in said
-    assert "The files here say something else" not in said
+    assert "The files here differ" not in said
     found = world.run("status", "--json").json["configuration"]
     assert [each["key"] for each in found["changed"]] == ["delay", "query"]
     assert found["changed"][1]["holds_from"] is not None

@@ -115,15 +115,15 @@ def test_a_key_that_may_not_ask_is_said_and_the_rest_goes_on(world: World) -> No
     until(lambda: world.billed().get("cus_0") == 8, "usage is billed", seen=lambda: daemon.err[-2000:])
     assert len(daemon.log("reports_refused")) == 1
     said = world.run("status").out
-    assert "Sink stripe does not tell what it finds invalid" in said
+    assert "Sink stripe does not report what it finds invalid" in said
     check = world.run("check", "--json").json
-    [note] = [each for each in check["findings"] if "does not tell" in each["text"]]
+    [note] = [each for each in check["findings"] if "does not report" in each["text"]]
     assert (check["ok"], note["verdict"]) == (True, "note")
     assert daemon.stop() == -15
     world.sandbox.set_keys()
     assert world.once().code == 4, "refused events want a person"
     assert refused(world) == 2
-    assert "does not tell" not in world.run("status").out
+    assert "does not report" not in world.run("status").out
     assert key not in daemon.err
 
 

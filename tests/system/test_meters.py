@@ -214,7 +214,7 @@ def test_a_file_is_for_one_account(world: World) -> None:
     world.write()
     several = world.run("meters", "export", "--terraform")
     assert (several.code, several.out) == (2, "")
-    assert "Say with --sink which Stripe sink is meant" in several.err
+    assert "Choose a Stripe sink with --sink" in several.err
     assert world.run("meters", "export", "--terraform", "--sink", "stripe").code == 0
     assert world.run("meters", "export", "--terraform", "--sink", "away").code == 1
     assert world.run("meters", "export").code == 2
@@ -260,8 +260,8 @@ def test_where_nobody_can_be_asked_it_needs_a_yes(world: World) -> None:
     ran = world.run("meters", "apply")
     assert ran.code == 2
     assert (
-        "Create 1 meter in test mode (sink stripe, account acct_sandbox)? There is nobody to ask here: say --yes."
-        in ran.err
+        "Create 1 meter in test mode (sink stripe, account acct_sandbox)? You cannot be asked here: "
+        "give --yes." in ran.err
     )
     assert world.run("meters", "apply", "--json").code == 2
     assert statuses(diff(world))[NEW] == "missing"
@@ -372,7 +372,7 @@ def test_switching_off_asks_first(world: World) -> None:
     world.write()
     ran = world.run("meters", "deactivate", METER)
     assert ran.code == 2
-    assert "say --yes" in ran.err
+    assert "give --yes" in ran.err
     code, said = at_terminal(world, "meters", "deactivate", METER, answer="n")
     assert (code, "Nothing was changed." in said) == (3, True)
     assert diff(world).code == 0
@@ -390,7 +390,7 @@ def test_which_meter_is_meant_has_to_be_clear(world: World) -> None:
     world.config["meters"][NEW]["sinks"] = ["stripe"]
     world.write()
     for arguments, code, words in (
-        ([METER], 2, "Say with --sink which is meant: stripe, other."),
+        ([METER], 2, "Choose a sink with --sink: stripe, other."),
         ([METER, "--sink", "nowhere"], 2, "feeds no Stripe sink nowhere"),
         ([NEW], 1, "does not exist"),
         (["nothing"], 2, "There is no meter nothing"),

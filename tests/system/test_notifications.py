@@ -54,7 +54,7 @@ def test_accounts_of_customers_are_asked(world: World) -> None:
         "acct_2/cus_b": "refused",
         "acct_3/cus_c": "accepted",
     }
-    assert "does not tell what it finds invalid (acct_1), since" in world.run("status").out
+    assert "does not report what it finds invalid (acct_1), since" in world.run("status").out
     assert daemon.stop() == -15
     assert len(daemon.log("reports_refused")) == 1
     assert not [note for note in notes(world) if "invalid" in note]
@@ -148,9 +148,9 @@ def test_imports_that_cannot_be_asked_for_hold_up_nothing(world: World, refused_
     said = daemon.logged("reports_refused")
     assert "how imports went cannot be asked" in said["reason"]
     until(lambda: states(world) == {"cus_0": "accepted", "cus_1": "refused"}, "the rest goes on")
-    assert "does not tell what it finds invalid (imports), since" in world.run("status").out
+    assert "does not report what it finds invalid (imports), since" in world.run("status").out
     found = notes(world)
-    assert [note for note in found if "it does not tell which files it could not import" in note]
+    assert [note for note in found if "it does not report which files it could not import" in note]
     lacking = [note for note in found if "it lacks `Events: read`" in note]
     assert len(lacking) == (refused_by == "key")
     assert daemon.stop() == -15

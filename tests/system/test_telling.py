@@ -112,7 +112,7 @@ def test_a_test_message_tells_who_took_it(world: World, post: Post) -> None:
     assert world.run("notify", "--test").code == 1
     del world.config["monitoring"]
     world.write()
-    assert "Nobody is told of anything" in world.run("notify", "--test").said
+    assert "Nobody gets any messages" in world.run("notify", "--test").said
 
 
 def test_one_pass_says_that_it_lives(world: World, post: Post) -> None:

@@ -139,10 +139,10 @@ def test_more_lines_than_are_shown_are_counted(billed: World) -> None:
             ("nothing",),
             "There is no meter nothing, neither in the configuration nor in the ledger; there are: requests.",
         ),
-        (("--csv", "--json"), "Say either --csv or --json."),
+        (("--csv", "--json"), "Give either --csv or --json, not both."),
         (("--period", "2026-13"), "'2026-13' is not a month; write 2026-11."),
         (("--period", "2026-11", "--from", "2026-11-02"), "--period is a range already"),
-        (("--to", "2026-11-02"), "say with --from where it begins"),
+        (("--to", "2026-11-02"), "also give --from"),
         (("--from", "2026-11-02", "--to", "2026-11-01"), "give --from a time before --to"),
         (
             ("--from", "2026-11-01T00:00:30Z", "--to", "2026-11-02"),
