@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from aggregator.web.tokens import Scope, issue
 
-CALLERS = 16
+CALLERS = 32
 LASTS = dt.timedelta(hours=1)
 
 

@@ -3,7 +3,7 @@
     python -m bench.web [--customers 10000] [--looks 40] [--seconds 10] [--turns 3] [--against CHECKOUT]
 
 The ledger is made up, in an embedded Postgres; all days but the newest are summed up, as a daemon does. Calls go over HTTP
-on this machine, to a process that serves nothing else. A page is asked for again and again by one caller; the API by sixteen
+on this machine, to a process that serves nothing else. A page is asked for again and again by one caller; the API by many
 in a process of their own, each time for another customer, 500 times a second and as fast as they are answered, and then for
 a few customers only, whose answers are kept for some seconds. With another checkout, both serve the same ledger in turns.
 """

@@ -304,7 +304,8 @@ class Customers(Part):
 
     def names(self, customers: Iterable[str]) -> dict[str, str]:
         """Return what people call customers, as far as a mapping says it; also keys that have no customer yet."""
-        return dict(self._rows(NAMES, {"customers": sorted({*customers})}))
+        with self._database.transaction() as connection:
+            return names_of(connection, customers)
 
     def mapped_meters(self) -> set[int]:
         """Return the meters that are read by a mapping at some time, by their ids."""
@@ -317,6 +318,11 @@ class Customers(Part):
     def waiting(self) -> list[WaitingUsage]:
         """Return what waits for customers, by meter."""
         return [WaitingUsage._make(row) for row in self._rows(WAITING)]
+
+
+def names_of(connection: Connection, customers: Iterable[str]) -> dict[str, str]:
+    """Return what people call customers, as `Customers.names` does, in a transaction that goes on."""
+    return dict(connection.execute(NAMES, {"customers": sorted({*customers})}).fetchall())
 
 
 def _stage(connection: Connection, listed: Iterable[Sequence[Listed]]) -> None:

@@ -22,6 +22,7 @@ from aggregator.core.model import ZERO, Definition, Span
 from aggregator.core.usage import By, Line, Usage, sum_of
 from aggregator.core.windows import DAY
 from aggregator.ledger import usage_statements as statements
+from aggregator.ledger.customers import names_of
 from aggregator.ledger.database import Connection, Part, streamed
 from aggregator.ledger.meters import definitions_of_many
 from aggregator.ledger.passes.changes import WORK_MEMORY, stage
@@ -109,6 +110,13 @@ class OfCustomers(NamedTuple):
     feed: UsageFeed
     lines: dict[str, list[Line]]
     totals: dict[str, Usage]
+
+
+class Asked(NamedTuple):
+    """What some customers are called, as far as a mapping says it, and what they used of each feed."""
+
+    names: dict[str, str]
+    feeds: list[OfCustomers]
 
 
 class ValuesOfDimension(NamedTuple):
@@ -210,7 +218,7 @@ class UsageReport(Part):
         by: By | None = None,
         meters: Sequence[str] | None = None,
         most: int | None = None,
-    ) -> list[OfCustomers]:
+    ) -> Asked:
         """Return what each of some customers used, of all meters or of some, by meter and sink.
 
         What they have in common is found once: of many that ask at the same time, each costs little. Of more
@@ -220,7 +228,8 @@ class UsageReport(Part):
         with self._database.transaction() as connection:
             feeds = _feeds(connection, meters, span)
             if most is not None and len(feeds) > most:
-                return [OfCustomers(feed, {}, {}) for feed in feeds]
+                return Asked({}, [OfCustomers(feed, {}, {}) for feed in feeds])
+            names = names_of(connection, customers)
             for feed in feeds:
                 lines = _of_customers(connection, feed, span, customers, by)
                 totals = lines
@@ -233,7 +242,7 @@ class UsageReport(Part):
                         {whose: sum_of(line.usage for line in several) for whose, several in totals.items()},
                     )
                 )
-        return found
+        return Asked(names, found)
 
     def some_values(
         self,

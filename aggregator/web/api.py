@@ -10,7 +10,7 @@ Rules
 - Numbers are texts, exact: a browser's own numbers round. Nothing in an answer changes that did not change in the ledger, so
   its ETag tells whether there is anything new.
 - What was made is kept for `KEPT_SECONDS`, and whoever asks for the same meanwhile waits for the one that is made already.
-- Customers who ask at the same time are looked up together, in one statement. Each answer is made of its own lines alone.
+- Customers who ask at about the same time are looked up together, in one transaction. Each answer is made of its own lines.
 - By a dimension there may be thousands of lines: `ON_A_PAGE` of them are in an answer. Beside them stand the sums of all.
 - No source is asked: how far a meter is read stands beside its figures.
 """
@@ -65,6 +65,8 @@ HEADERS = {
 
 
 Json = Mapping[str, object]
+Found = tuple[Mapping[str, str], Mapping[str, list[Json]]]
+"""What customers are called, and of each what is told of its usage."""
 
 OVER_TIME = ("hour", "day", "month")
 WHAT_BY_IS = "`by` is hour, day or month; or a dimension of a meter, which `meter` names"
@@ -200,28 +202,29 @@ class Api:
     def _made(self, kind: Kind, customers: Sequence[str]) -> Mapping[str, Answer]:
         """Return the answer for each of some customers."""
         try:
-            names = self._backend.ledger.customers.names(customers)
-            found = self._by_dimension(kind, customers) if kind.dimension else self._found(kind, customers)
+            names, found = (self._by_dimension if kind.dimension else self._found)(kind, customers)
         except AggregatorError:
             raise Refused(503, "the ledger does not answer, try again", {"retry-after": "5"}) from None
         return {
             customer: _answer(kind, customer, names.get(customer), found[customer]) for customer in customers
         }
 
-    def _found(self, kind: Kind, customers: Sequence[str]) -> Mapping[str, list[Json]]:
+    def _found(self, kind: Kind, customers: Sequence[str]) -> Found:
         """Return what each customer used of each meter and sink."""
-        found = self._backend.ledger.usage.of_customers(
+        names, found = self._backend.ledger.usage.of_customers(
             kind.span, customers, kind.by, kind.meters, MOST_METERS
         )
         if len(found) > MOST_METERS:
             raise Refused(400, f"that is more than {MOST_METERS} meters and sinks: say which, by `meter`")
-        return {customer: [_of_feed(each, customer, kind.by) for each in found] for customer in customers}
+        return names, {
+            customer: [_of_feed(each, customer, kind.by) for each in found] for customer in customers
+        }
 
-    def _by_dimension(self, kind: Kind, customers: Sequence[str]) -> Mapping[str, list[Json]]:
+    def _by_dimension(self, kind: Kind, customers: Sequence[str]) -> Found:
         """Return a page of what each customer used by a dimension of the meter, for each sink."""
         ledger, (meter,) = self._backend.ledger, kind.meters or ()
         feeds = ledger.usage.feeds(meter, kind.span)
-        return {
+        return ledger.customers.names(customers), {
             customer: [
                 _of_values(
                     feed,

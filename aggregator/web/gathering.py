@@ -1,7 +1,8 @@
 """Questions about single customers, asked of the ledger together: who comes while others are answered goes with the next.
 
 Each question alone costs the ledger far more to plan and to begin than to look a customer up. So what is alike but for the
-customer is asked in one statement for all who wait, and each gets what is theirs. Nobody waits to be joined by others.
+customer is asked in one statement for all who wait, and each gets what is theirs. Who comes when nobody was asked for just
+now is answered at once; otherwise the next question begins `PAUSE_SECONDS` after the one before did.
 """
 
 import asyncio
@@ -13,6 +14,9 @@ from aggregator.web.application import Refused, Workers
 
 MOST_TOGETHER = 64
 """Customers in one statement: an answer that takes long for one would hold up the others for as long, each."""
+
+PAUSE_SECONDS = 0.02
+"""Less than anybody notices. At 500 calls a second, a question is of ten customers instead of two, and costs little more."""
 
 Kind = TypeVar("Kind", bound=Hashable)
 Answer = TypeVar("Answer")
@@ -31,8 +35,10 @@ class Gathering(Generic[Kind, Answer]):
         workers: Workers,
         answers: Callable[[Kind, Sequence[str]], Mapping[str, Answer]],
         most_waiting: int,
+        pause_seconds: float = PAUSE_SECONDS,
     ) -> None:
         """`answers` gives the answer of each of some different customers; it runs in a thread."""
+        self._pause_seconds = pause_seconds
         self._workers = workers
         self._answers = answers
         self._most_waiting = most_waiting
@@ -57,10 +63,13 @@ class Gathering(Generic[Kind, Answer]):
 
     async def _work(self, kind: Kind) -> None:
         """Answer all of a kind, as many together as wait."""
-        waiting = self._waiting[kind]
+        waiting, loop = self._waiting[kind], asyncio.get_running_loop()
         try:
             while waiting:
+                next_at = loop.time() + self._pause_seconds
                 await self._some(kind, [waiting.popleft() for _ in range(min(MOST_TOGETHER, len(waiting)))])
+                if len(waiting) < MOST_TOGETHER:
+                    await asyncio.sleep(next_at - loop.time())
         finally:
             del self._waiting[kind], self._at_work[kind]
 

@@ -116,3 +116,35 @@ def test_one_question_has_a_bound_and_so_have_those_who_wait(ledger: Ledger, wor
         assert max(len(customers) for _, customers in ledger.asked) == MOST_TOGETHER
 
     asyncio.run(scene())
+
+
+def test_who_comes_soon_after_a_question_goes_with_others(ledger: Ledger, workers: Workers) -> None:
+    """Though the question before has been answered: until the next one may begin, all who come are in it."""
+
+    async def scene() -> None:
+        gathering: Gathering[str, str] = Gathering(workers, ledger, 100, pause_seconds=1e6)
+        ledger.may.set()
+        assert await gathering.ask("day", "a") == "day of a"
+        asked = [asyncio.ensure_future(gathering.ask("day", str(number))) for number in range(3)]
+        assert await gathering.ask("hour", "b") == "hour of b", "another kind has no pause"
+        assert gathering.waiting == 3
+        assert ledger.asked == [("day", ["a"]), ("hour", ["b"])]
+        for each in asked:
+            each.cancel()
+
+    asyncio.run(scene())
+
+
+def test_a_pause_ends(ledger: Ledger, workers: Workers) -> None:
+    """Who came in it is answered then, together; a crowd that fills a question does not wait for its end."""
+
+    async def scene() -> None:
+        gathering: Gathering[str, str] = Gathering(workers, ledger, 1_000, pause_seconds=0.05)
+        ledger.may.set()
+        await gathering.ask("day", "a")
+        names = [str(number) for number in range(3)]
+        found = await asyncio.gather(*(gathering.ask("day", name) for name in names))
+        assert found == [f"day of {name}" for name in names]
+        assert ledger.asked == [("day", ["a"]), ("day", names)]
+
+    asyncio.run(scene())

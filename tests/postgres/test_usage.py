@@ -82,7 +82,7 @@ def test_customers_who_are_asked_for_together_have_each_their_own(
             made.meter(f"meter_{number}")
     UsageDays(database).sum_up(sink_id=1)
     names = [*CUSTOMERS, "cus_nobody", "", "cus_", "%"]
-    together = report.of_customers(PART, names, by)
+    together = report.of_customers(PART, names, by).feeds
     assert [each.feed for each in together] == report.feeds(None, PART)
     assert {whose for each in together for whose in each.lines} == set(CUSTOMERS)
     for each, customer in product(together, names):
@@ -90,8 +90,10 @@ def test_customers_who_are_asked_for_together_have_each_their_own(
         assert each.lines.get(customer, []) == alone
         total = sum_of(line.usage for line in report.of_customer(each.feed, PART, customer))
         assert each.totals.get(customer, Usage()) == total
-    assert [each.feed.meter for each in report.of_customers(PART, names, by, ["meter_1"])] == ["meter_1"] * 2
-    assert not any(each.lines for each in report.of_customers(PART, names, by, None, 3)), (
+    assert [each.feed.meter for each in report.of_customers(PART, names, by, ["meter_1"]).feeds] == [
+        "meter_1"
+    ] * 2
+    assert not any(each.lines for each in report.of_customers(PART, names, by, None, 3).feeds), (
         "there are four feeds"
     )
 
