@@ -836,11 +836,13 @@ comment on column aggregator.attempt.request_ids is
     'The sink''s id of the request of each event, in the order of `events`; null if it named none.';
 """
 
+# Events are many, and are looked for by days: an index of ranges of pages is enough for that, and takes next to nothing.
+# Claims are few, and the one is looked for in which an event was sent at an instant.
 # Without `autosummarize` such an index does not know what was added since the last vacuum, and all of that is read
 # (postgresql.org/docs/current/brin.html).
 BY_TIME = """
 create index event_by_time on aggregator.event using brin (planned_at) with (autosummarize = on);
-create index claim_by_time on aggregator.claim using brin (claimed_at) with (autosummarize = on);
+create index claim_by_time on aggregator.claim (claimed_at);
 """
 
 # What was done, counted with it in one transaction, so that a figure that only grows need not count every row there is. Who

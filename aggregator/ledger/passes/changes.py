@@ -1,6 +1,7 @@
 """What differs between what was read and what the ledger holds: staged by COPY, found by SQL, handed on slot by slot."""
 
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
 from decimal import Decimal
 from functools import cache
@@ -37,6 +38,10 @@ NO_COMBINATIONS: Known = {0: ()}
 
 build = tuple.__new__
 """Reached a million times in a pass: a named tuple's own constructor takes twice as long."""
+
+WORTH_A_LOOK = 10_000
+"""Readings of which it is first asked for all feeds at once whether anything differs: comparing more takes longer than
+planning what it saves."""
 
 COLUMNS = 18
 """How many columns a row has where nothing more is asked."""
@@ -81,6 +86,10 @@ select window_start, customer, combination,
   from summed
 """
 
+OWN = {"feed_id": "its.id", "since": "its.since", "until": "its.until", "zeros": "its.last"}
+OF_A_FEED = re.compile(rf"%\(({'|'.join(OWN)})\)s")
+"""What is a feed's own where the statement is about one."""
+
 # What differs between what was read and what the ledger holds. The span was read completely, so a slot without a reading
 # stands at zero. What is billed by its last number is billed by a zero too, so a new slot at zero is a change there.
 # A slot with an unusable row is `spoilt`: it stays as it is; one without a usable dimension belongs to none. Only windows
@@ -110,6 +119,14 @@ DIFFERING = """
                 or slot.replan or (%(zeros)s and slot.id is null))
            and not coalesce(seen.spoilt, false)
 """
+
+# Of which feeds anything differs at all. Most readings differ for none, and what follows is planned for each feed anew.
+DIFFERS = f"""
+select its.id
+  from unnest(%(feeds)s::int[], %(sinces)s::timestamptz[], %(untils)s::timestamptz[], %(last)s::boolean[])
+       as its (id, since, until, last)
+ where exists ({re.sub(OF_A_FEED, lambda found: OWN[found[1]], DIFFERING)})
+"""  # noqa: S608 - our own text
 
 # Where a customer is billed by the newest window, all that is newer than one that differs goes along, whether it was read or
 # not: it is sent again behind that, in the order of the windows and in the same pass. One after the other they would wait
@@ -310,6 +327,29 @@ def bring(connection: Connection, spool: Spool, alive: Callable[[], None] = lamb
             alive()
 
 
+def same(
+    connection: Connection, feeds: Sequence[Feed], span: Span, spool: Spool, unit: Decimal
+) -> frozenset[int]:
+    """Return of which feeds nothing that was staged differs from what the ledger holds; none where that costs too much."""
+    if len(feeds) == 1 or spool.rows > WORTH_A_LOOK:
+        return frozenset()
+    values = {
+        "feeds": [feed.id for feed in feeds],
+        "sinces": [feed.since for feed in feeds],
+        "untils": [feed.until or span.end for feed in feeds],
+        "last": [feed.model is WriteModel.LAST for feed in feeds],
+        "start": span.start,
+        "end": span.end,
+        **_exactness(spool.noise, unit),
+    }
+    differ = {feed for (feed,) in connection.execute(DIFFERS, values)}
+    return frozenset(feed.id for feed in feeds) - differ
+
+
+def _exactness(noise: Decimal, unit: Decimal) -> dict[str, object]:
+    return {"exact": not noise, "noise": noise, "unit": unit}
+
+
 def changes(
     connection: Connection,
     io: Executor,
@@ -341,9 +381,7 @@ def changes(
         "shadowed": feed.shadowed,
         "parted": feed.parted,
         "rest_shadowed": feed.rest_shadowed,
-        "exact": not noise,
-        "noise": noise,
-        "unit": unit,
+        **_exactness(noise, unit),
     }
     if past is not None:
         values |= {**past.values(), "voided": []}

@@ -40,14 +40,14 @@ from aggregator.ledger.passes import (
     unchanged,
     usual,
 )
-from aggregator.ledger.passes.changes import changes, note_unmapped, stage
+from aggregator.ledger.passes.changes import changes, note_unmapped, same, stage
 from aggregator.ledger.passes.holding import hold
 from aggregator.ledger.passes.records import Pass
 from aggregator.ledger.passes.shrink_guard import Fallen, Shrunk
 from aggregator.ledger.passes.spool import Spool
 from aggregator.ledger.passes.stats import Tally
 from aggregator.ledger.passes.unchanged import LeftAs, Unchanged
-from aggregator.ledger.passes.usual import Swelled
+from aggregator.ledger.passes.usual import Past, Swelled
 from aggregator.ledger.passes.writer import Writer
 from aggregator.ledger.review import moves
 from aggregator.runtime import failpoints
@@ -195,11 +195,13 @@ class Passes(Part):
             tally = Tally(rows=spool.rows, unmapped_rows=spool.unmapped_rows, mark=mark, guarded=len(fallen))
             tally.adds_up = past is not None and past.sums
             pass_id = tally.pass_id = records.begin(connection, lease, this, tally, self._elapsed() - began)
+            reassert.take_up(connection, registered.feeds, this.span, this.now)
+            alike = same(connection, registered.feeds, this.span, spool, registered.meter.unit)
             with ThreadPoolExecutor(1, "ledger-io") as io:
                 for feed, coverage in zip(registered.feeds, lease.coverages, strict=True):
-                    reassert.take_up(connection, feed, this.span, this.now)
                     tally.mark = min(mark, coverage.read_until)
                     may_move = moves.may_move(registered, feed)
+                    swollen = held.swollen.get(feed.id, {})
                     found = changes(
                         connection,
                         io,
@@ -212,9 +214,8 @@ class Passes(Part):
                         combinations=known,
                         moving=lease.is_mapped and feed.model is not WriteModel.LAST,
                     )
-                    decisions = decide(
-                        feed, found, guarded=bool(fallen), swollen=held.swollen.get(feed.id, {})
-                    )
+                    changed = () if feed.id in alike else found
+                    decisions = decide(feed, changed, guarded=bool(fallen), swollen=swollen)
                     backfill = this.kind == "backfill"
                     writer = Writer(
                         connection, io, feed, pass_id, this.now, backfill=backfill, may_move=may_move
@@ -227,10 +228,7 @@ class Passes(Part):
                         tally.held += moves.hold_declared(connection, registered.id, feed, pass_id, this.now)
                     reassert.note_newer(connection, feed, pass_id, this.now)
                     reassert.note_close(connection, feed, pass_id, this.now)
-                    if not fallen:
-                        shrink_guard.check(connection, registered, feed, tally)
-                    usual.check(connection, feed, this.span, past, tally, this.now)
-                    together.let_go(connection, feed, this, past, tally, held.swollen.get(feed.id, {}))
+                    _guard(connection, lease, feed, this, past, tally, held)
             tally.held += moves.hold_across(connection, lease, pass_id, this.now)
             if tally.changed:
                 evidence.note(connection, registered, pass_id, mark, tally.reread)
@@ -380,6 +378,16 @@ class Passes(Part):
         if row is None or row[1] >= goal.end or definitions.at(known, row[0]).fingerprint != row[2]:
             return None
         return row[1]  # type: ignore[no-any-return]  # the end of a span
+
+
+def _guard(
+    connection: Connection, lease: Lease, feed: Feed, this: Pass, past: Past | None, tally: Tally, held: Held
+) -> None:
+    """Let guards look at what was written of a feed. Raises Shrunk and Swelled for what is to be held."""
+    if not held.fallen:
+        shrink_guard.check(connection, lease.registered, feed, tally)
+    usual.check(connection, feed, this.span, past, tally, this.now)
+    together.let_go(connection, feed, this, past, tally, held.swollen.get(feed.id, {}))
 
 
 def _where(lease: Lease, this: Pass) -> dict[str, object]:

@@ -129,11 +129,12 @@ def note_newer_than(connection: Connection, events: Sequence[int], now: dt.datet
         connection.execute(NOTE_NEWER_THAN, {"events": list(events), "now": now})
 
 
-def take_up(connection: Connection, feed: Feed, span: Span, now: dt.datetime) -> None:
+def take_up(connection: Connection, feeds: Sequence[Feed], span: Span, now: dt.datetime) -> None:
     """Mark what of a span is to be sent again by now, for the pass that is about to compare it."""
-    if feed.model is not WriteModel.DELTA:
-        values = {"feed_id": feed.id, "start": span.start, "end": span.end, "now": now}
-        connection.execute(TAKE_UP, values)
+    for feed in feeds:
+        if feed.model is not WriteModel.DELTA:
+            values = {"feed_id": feed.id, "start": span.start, "end": span.end, "now": now}
+            connection.execute(TAKE_UP, values)
 
 
 def waiting(

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field
 from decimal import Decimal
+from itertools import chain
 from struct import Struct
 
 from aggregator.core import dimensions as apart_by
@@ -149,11 +150,15 @@ class Writer:
         self.fell = False
 
     def write(self, decisions: Iterable[Decision]) -> None:
-        """Write every decision; a few batches of them are in memory at most."""
+        """Write every decision; a few batches of them are in memory at most. Where there is none, nothing is asked."""
+        coming = iter(decisions)
+        first = next(coming, None)
+        if first is None:
+            return
         sending = self._io.submit(self._prepare)
         batch: list[Decision] = []
         try:
-            for decision in decisions:
+            for decision in chain((first,), coming):
                 batch.append(decision)
                 if len(batch) >= BATCH:
                     sending = self._hand_over(batch, sending)
