@@ -8,6 +8,7 @@ from functools import lru_cache
 
 from aggregator.core import definitions
 from aggregator.core.changed import Touched
+from aggregator.core.commit_barrier import Noted
 from aggregator.core.cutover import Cutover, is_shadow
 from aggregator.core.dimensions import number
 from aggregator.core.model import (
@@ -27,12 +28,13 @@ from aggregator.core.model import (
 )
 from aggregator.core.planner import LOWERS
 from aggregator.errors import InvariantBroken, LeaseLost, LedgerStopped
+from aggregator.ledger.feeds import as_it_is
 from aggregator.ledger.meters import Feed, Lease, Registered
 from aggregator.ledger.passes.passes import RESUME_WITHIN, Decide, Held, Pass
 from aggregator.ledger.passes.shrink_guard import BELIEVED_AFTER, Fallen, Shrunk
 from aggregator.ledger.passes.spool import Spool
 from aggregator.ledger.passes.stats import Tally
-from aggregator.ledger.passes.unchanged import Unchanged
+from aggregator.ledger.passes.unchanged import NOBODY, LeftAs, Unchanged
 from aggregator.ledger.passes.usual import Past, Swelled, past_of
 from aggregator.ledger.review.moves import may_move
 from tests.simulation import memory_moves as moves
@@ -169,6 +171,34 @@ class MemoryPasses:
                 row.seen_until = max(row.seen_until or each.this.seen, each.this.seen)
             noted.add(row.id)
         return noted
+
+    def left_as(self, registered: Sequence[Registered]) -> dict[str, LeftAs]:
+        """Return, by name, how the last rounds left those of these meters in which they left nothing to be done."""
+        tables, found = self._ledger.tables, {}
+        for each in registered:
+            row = tables.meters[each.id]
+            if row.left_as is None or row.left_epoch != row.epoch or row.reread_from or row.swept:
+                continue
+            coverages = tuple(tables.feeds[feed.id].coverage for feed in each.feeds)
+            lease = Lease(
+                each._replace(feeds=tuple(map(as_it_is, each.feeds, coverages))),
+                NOBODY,
+                row.epoch,
+                row.mark,
+                reread_from=None,
+                swept=None,
+                fed_until=row.mark,
+                given_at=self._ledger.clock(),
+                hourly_at=row.hourly_at,
+                daily_at=row.daily_at,
+                waits_for=None,
+                definitions=tuple(tables.definitions[row.id]),
+                noted=tuple(Noted(until, xid) for until, xid in sorted(tables.fences[row.id].items())),
+                seen_until=row.seen_until,
+                coverages=coverages,
+            )
+            found[each.meter.name] = LeftAs(lease, row.left_as, 0.0)
+        return found
 
     def resume_backfill(
         self, registered: Registered, goal: Span, known: Sequence[Definition], now: dt.datetime
