@@ -92,7 +92,7 @@ def check(
     no_trial: bool,
     offline: bool,
 ) -> None:
-    """Check the configuration, the ledger, every source and query, and every sink. Exits 1 if anything is wrong.
+    """Check the configuration, the ledger, every source and query, and every sink. Exits with 1 if anything is wrong.
 
     It tries each query on closed windows: does it respect its bounds, give the same result twice, and add up?
     """

@@ -56,7 +56,7 @@ class ConfigurationShown(NamedTuple):
         if self.not_yet:
             yield (
                 "The files here differ from that, and are not in force: send SIGHUP to the daemon "
-                "or restart it, or"
+                "or restart it, or "
                 "call `aggregator run --once`."
             )
             for change in self.not_yet:

@@ -66,9 +66,10 @@ class CustomerMapping(Block):
     )
     moved: Literal["future", "all"] = Field(
         description=(
-            "What happens when a key's customer changes. `future`: windows that have begun stay with the old one, later "
-            "ones go to the new one. `all`: whatever the sinks still take moves to the new one, and what that lowers goes "
-            "by the meter's `decreases`. Has no default."
+            "What happens when a key's customer changes. `future`: windows that have begun stay "
+            "with the old customer, later ones go to the new one. `all`: everything that the sinks "
+            "still take moves to the new customer, and the meter's `decreases` applies to the old "
+            "one. Has no default."
         ),
         examples=["future"],
     )

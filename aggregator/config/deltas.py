@@ -50,8 +50,9 @@ class Deltas(Block):
 
     start_after: StartAfter = Field(
         description=(
-            "The cursor of the last row that is not to be counted: `0` for all rows of a table with ids. What it passes "
-            "over is never billed, so it has no default. It holds until the first row is read."
+            "The cursor of the last row that should not count: `0` to count all rows of a table "
+            "with ids. Rows up to it are never billed, so it has no default. It has no effect once "
+            "a row has been read."
         ),
         examples=[0],
     )
@@ -67,8 +68,9 @@ class Deltas(Block):
     lag: Annotated[Duration, at_least("1s"), at_most("1d", "usage is to be billed soon")] | None = Field(
         default=None,
         description=(
-            "How long to wait until every row with a smaller cursor has surely been committed: longer than your longest "
-            "transaction. Needed wherever the database does not show which transactions are open."
+            "How long to wait until every row with a smaller cursor has certainly been committed: "
+            "longer than your longest transaction. Needed wherever the database does not show which "
+            "transactions are open."
         ),
         examples=["10m"],
     )
@@ -77,8 +79,8 @@ class Deltas(Block):
     ) = Field(
         default=None,
         description=(
-            "How far back windows are counted anew by `recount_query`, once a day, to find rows that the cursor missed, "
-            "or that have changed since."
+            "How far back `recount_query` counts windows again, once a day, to find rows that the "
+            "cursor missed or that have changed since."
         ),
         examples=["7d"],
     )
@@ -88,8 +90,8 @@ class Deltas(Block):
         default=None,
         validate_default=True,
         description=(
-            "One select that gives whole windows from `:start` to before `:end`, as a query that is not read by a cursor "
-            "does, of the rows up to the cursor `:upto`. It has to return `window`."
+            "One select that returns whole windows from `:start` to before `:end`, with `window`, "
+            "and counts the rows up to the cursor `:upto`."
         ),
         examples=[
             (

@@ -30,7 +30,7 @@ class CsvSink(Block):
 
     type: Literal["csv"] = Field(description="What kind of sink this is.", examples=["csv"])
     directory: Directory = Field(
-        description="Where files are written; relative to this file. A person uploads them from there.",
+        description="Where files are written; relative to this file. You upload them from there.",
         examples=["/var/lib/aggregator/upload"],
     )
     max_bytes: int = Field(

@@ -68,16 +68,17 @@ class Guards(Block):
     max_per_customer_window: Units | None = Field(
         default=None,
         description=(
-            "The most units that one customer may use in one window, of all dimensions together; beyond it, the increase "
-            "is held."
+            "How many units one customer may use in one window, in all dimensions together; beyond "
+            "it, the increase is held."
         ),
         examples=[100000],
     )
     max_change: Times | None = Field(
         default=None,
         description=(
-            "How many times its usual a customer may use in one window; beyond it, the increase is held. Usual is the most "
-            "in a window of the same hour (UTC) of the four weeks before. Needs `unusual_from`."
+            "How many times their usual usage a customer may use in one window; beyond it, the "
+            "increase is held. The usual usage is the highest in a window at the same hour (UTC) in "
+            "the four weeks before. Needs `unusual_from`."
         ),
         examples=["10x"],
     )
@@ -92,7 +93,8 @@ class Guards(Block):
     unusual_zero: bool = Field(
         default=False,
         description=(
-            "Whether to tell of a customer that had usage at this hour in each of the four weeks before, and has none now. "
+            "Whether to report a customer that had usage at this hour in each of the four weeks "
+            "before, and has none now. "
             "Nothing is held for it. Needs `unusual_from`."
         ),
         examples=[True],
@@ -100,6 +102,6 @@ class Guards(Block):
     unusual_from: Annotated[Units | None, AfterValidator(_goes_with_a_comparison)] = Field(
         default=None,
         validate_default=True,
-        description="Up to how many units in a window nothing is unusual, however little was usual.",
+        description="Usage of up to this many units in a window is never unusual.",
         examples=[1000],
     )

@@ -269,11 +269,11 @@ class Meter(Block):
     """One billable thing: a source, a query, a window length, the sinks it feeds."""
 
     name: str = Field(
-        description="The key it stands under in `meters:`; not a key of its own.", examples=["api_requests"]
+        description="The meter's name in `meters:`; not a key of its own.", examples=["api_requests"]
     )
     description: str | None = Field(
         default=None,
-        description="What is counted, in words for people.",
+        description="What is counted, for people.",
         examples=["Requests to the public API."],
     )
     renamed_from: str | None = Field(
@@ -292,8 +292,9 @@ class Meter(Block):
         default=None,
         min_length=1,
         description=(
-            "The mapping, by its name under `customers:`, by which the keys that the query returns as `customer` become "
-            "billing customers. Left out: the query returns those."
+            "The mapping, by its name under `customers:`, that turns the keys which the query "
+            "returns as `customer` into billing customers. Left out: the query returns billing "
+            "customers."
         ),
         examples=["accounts"],
     )
@@ -347,8 +348,9 @@ class Meter(Block):
     detail_query: Annotated[DetailQuery | None, AfterValidator(not_with_samples(SHOWN))] = Field(
         default=None,
         description=(
-            "One select that gives the rows behind what `:customer` used from `:start` to before `:end`, in whichever "
-            "columns help to explain a bill. Only `aggregator explain` asks it; it changes nothing of what is billed."
+            "One select that returns the single rows that `:customer` used from `:start` to before "
+            "`:end`, with whichever columns help to explain a bill. Only `aggregator explain` runs "
+            "it; it has no effect on what is billed."
         ),
         examples=[
             "select id, path, at from usage where customer = :customer and at >= :start and at < :end order by at"
@@ -361,8 +363,9 @@ class Meter(Block):
     dimensions: Annotated[Dimensions, AfterValidator(not_with_samples(ONE_NUMBER))] = Field(
         default=(),
         description=(
-            "Further columns of the query by which usage is kept apart, as by model or region: one event per customer, "
-            "window and combination of their values. Names in lower case. A change holds for windows that were not read yet."
+            "More columns of the query that split usage, such as model or region: one event per "
+            "customer, window and combination of their values. Names in lower case. A change "
+            "applies to windows that were not read yet."
         ),
         examples=[["model", "token_type"]],
     )
@@ -371,8 +374,9 @@ class Meter(Block):
         ge=1,
         le=100_000,
         description=(
-            "How many combinations of the dimensions' values there may be. Readings with more are refused before anything "
-            "of them is planned, and the column that has too many values is named."
+            "How many combinations of the dimensions' values there may be. If a reading has more, "
+            "it is refused before anything is planned, and the message names the column that has "
+            "too many values."
         ),
         examples=[1000],
     )
@@ -382,8 +386,8 @@ class Meter(Block):
     ] = Field(
         default=(),
         description=(
-            "Tests of the query, run by `aggregator test`: rows that its tables hold, and the usage that it is to make of "
-            "them."
+            "Tests of the query, run by `aggregator test`: rows for its tables, and the usage that "
+            "it should return for them."
         ),
         examples=[
             [
@@ -402,8 +406,9 @@ class Meter(Block):
     feeds: FedSinks = Field(
         alias="sinks",
         description=(
-            "The sinks that its events go to, by their names under `sinks:`. For one that bills only a part of the time, "
-            "or is being tried out: a mapping of `sink`, `bill_from`, `bill_until` and `shadow`."
+            "The sinks that its events go to, by their names under `sinks:`. For a sink that bills "
+            "only part of the time, or that you are trying out: a mapping of `sink`, `bill_from`, "
+            "`bill_until` and `shadow`."
         ),
         examples=[["stripe"]],
     )
@@ -423,8 +428,9 @@ class Meter(Block):
     changed: Annotated[Changed | None, AfterValidator(by_windows)] = Field(
         default=None,
         description=(
-            "How the source says which windows were touched. Then only those are read again, once an hour, beside the last "
-            "two hours in every pass. Left out: old windows are read again by the calendar."
+            "How the source says which windows were touched. Then only those are read again, once "
+            "an hour. The last two hours are still read in every pass. Left out: old windows are "
+            "read again by the calendar."
         ),
         examples=[
             {
@@ -437,7 +443,8 @@ class Meter(Block):
         Field(
             default=None,
             description=(
-                "Since when, or for how long, the source keeps its rows. Older windows are never read again, so that rows "
+                "From which time on, or for how long, the source keeps its rows. Older windows are "
+                "never read again, so that rows "
                 "which retention removed are not taken for usage that was taken back."
             ),
             examples=["90d"],
@@ -455,7 +462,7 @@ class Meter(Block):
     guards: Guards = Field(
         default=Guards(),
         description=(
-            "What is too much to be sent before a person has looked at it: such increases are held, all others go out."
+            "Limits: increases beyond them are held until a person has looked at them, and all others go out."
         ),
         examples=[{"max_per_customer_window": 100000, "max_change": "10x", "unusual_from": 1000}],
     )
@@ -466,8 +473,9 @@ class Meter(Block):
     ] = Field(
         default=None,
         description=(
-            "If a whole window takes too long, the query is asked for parts of it, down to this length. Only for a query "
-            "that counts or sums, since the parts are added up. Left out: the window is skipped, and tried again later."
+            "If a whole window takes too long, the query is run for parts of it, down to this "
+            "length. Only for a query that counts or sums, because the parts are added up. Left "
+            "out: the window is skipped, and tried again later."
         ),
         examples=["1m"],
     )

@@ -77,10 +77,10 @@ class Ledger(Block):
 
     failover: Literal["may_lose", "one_host", "lossless"] = Field(
         default="may_lose",
-        description="What is true when a standby takes over as the ledger's server. `may_lose`: it may lack the latest"
-        " commits, so nothing is sent before `aggregator adopt`. `lossless`: it never lacks any, as with a synchronous"
-        " standby (`synchronous_standby_names`) or replicated storage. `one_host`: only one host ever sends from this"
-        " ledger and keeps its `state_dir`, so its own last claim shows what was lost.",
+        description="What holds in your setup when a standby takes over as the ledger's server. `may_lose`: it may lack the"
+        " latest commits, so nothing is sent before `aggregator adopt`. `lossless`: it never lacks any, as with a"
+        " synchronous standby (`synchronous_standby_names`) or replicated storage. `one_host`: only one host ever sends"
+        " from this ledger and keeps its `state_dir`, so its own last claim shows what was lost.",
         examples=["lossless"],
     )
 
@@ -133,10 +133,10 @@ class Source(Block):
         default=(),
         strict=False,
         description=(
-            "What you accept of a database that cannot do better. `several_states`: a span that takes several queries, "
-            "because they return no `window`, is read although each may see another state. `unproven_bounds`: it is read "
-            "although it does not show that `:start` arrives as the instant meant, since each query converts its bounds "
-            "itself."
+            "Risks that you accept with a database that cannot do better. `several_states`: a query "
+            "without a `window` column runs several times for a span, and each run may see another "
+            "state of the data. `unproven_bounds`: the database does not show that `:start` arrives "
+            "as the instant that was meant, so each query converts its bounds itself."
         ),
         examples=[["several_states"]],
     )
@@ -147,7 +147,9 @@ class Source(Block):
     )
     files: Annotated[dict[str, SourceFiles], AfterValidator(files_of_duckdb)] = Field(
         default={},
-        description="Folders of Parquet and CSV files, by the names that queries call them, with `url: duckdb://`.",
+        description=(
+            "Folders of Parquet and CSV files, under the names that queries use, with `url: duckdb://`."
+        ),
         examples=[{"usage": {"path": "/var/lib/usage/**/*.parquet"}}],
     )
 
@@ -220,13 +222,14 @@ class StripeSink(ApiSink):
     )
     stripe_account: Annotated[str, Field(pattern=r"^acct_[A-Za-z0-9]+$")] | None = Field(
         default=None,
-        description="The connected account that everything is sent to, if it is not the key's own.",
+        description="The connected account that gets everything, if it is not the key's own account.",
         examples=["acct_1ABC"],
     )
     accounts: Annotated[Literal["by_customer"] | None, AfterValidator(_one_or_each)] = Field(
         default=None,
         description=(
-            "`by_customer`: each customer is in a connected account of its own, and the query returns `acct_.../cus_...`."
+            "`by_customer`: each customer has their own connected account, and the query returns "
+            "`acct_.../cus_...`."
         ),
         examples=["by_customer"],
     )
@@ -334,7 +337,7 @@ class Config(Block):
     )
     monitoring: Monitoring = Field(
         default=Monitoring(),
-        description="Whoever watches: Prometheus, who waits for a sign of life, and people who are told of troubles.",
+        description="How Prometheus, a dead man's switch and people watch aggregator.",
         examples=[{"heartbeat_url": "${HEARTBEAT_URL}"}],
     )
     sources: dict[str, Source] = Field(

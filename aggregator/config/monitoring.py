@@ -44,7 +44,7 @@ class Monitoring(Block):
 
     scrape_token: Annotated[SecretStr, unguessable(SHORTEST_TOKEN)] | None = Field(
         default=None,
-        description="What Prometheus sends as the bearer to read `/metrics` from another machine.",
+        description="The bearer token that Prometheus sends to read `/metrics` from another machine.",
         examples=["${AGGREGATOR_SCRAPE_TOKEN}"],
     )
     scrape_token_file: SecretFile | None = Field(
@@ -55,7 +55,8 @@ class Monitoring(Block):
     heartbeat_url: Annotated[SecretStr, AfterValidator(_address)] | None = Field(
         default=None,
         description=(
-            "What is called again and again while all works: whoever waits there raises the alarm once no call comes."
+            "An address that is called regularly while everything works. The service there raises "
+            "the alarm when no call comes."
         ),
         examples=["${HEARTBEAT_URL}"],
     )
@@ -71,7 +72,9 @@ class Monitoring(Block):
     )
     notify: Annotated[SecretStr, AfterValidator(_services)] | None = Field(
         default=None,
-        description="Who is told of troubles: addresses as apprise writes them, with white space between two.",
+        description=(
+            "Who gets a message when there is a problem: apprise addresses, separated by white space."
+        ),
         examples=["${NOTIFY}"],
     )
     notify_file: SecretFile | None = Field(
@@ -81,28 +84,30 @@ class Monitoring(Block):
     )
     notify_after: Duration = Field(
         default=parse_duration("5m"),
-        description="How long a trouble must last before anybody is told, and the least time between two messages.",
+        description=(
+            "How long a problem must last before a message is sent, and the least time between two messages."
+        ),
         examples=["5m"],
     )
     notify_again: Interval = Field(
         default=parse_duration("1d"),
-        description="How often people are reminded of what lasts, or `off`.",
+        description="How often people are reminded of a problem that lasts, or `off`.",
         examples=["1d", "off"],
     )
 
     opentelemetry: bool = Field(
         default=False,
         description=(
-            "Whether each pass and each claim is told as a span to an OpenTelemetry collector. It needs the extra "
-            "`opentelemetry`; the `OTEL_` variables set everything else."
+            "Whether each pass and each claim is sent as a span to an OpenTelemetry collector. It "
+            "needs the extra `opentelemetry`; the `OTEL_` variables set everything else."
         ),
         examples=[True],
     )
     opentelemetry_endpoint: Annotated[str, AfterValidator(_collector)] | None = Field(
         default=None,
         description=(
-            "Where that collector takes OTLP over HTTP, without `/v1/traces`; left out: what "
-            "`OTEL_EXPORTER_OTLP_ENDPOINT` says, else `http://localhost:4318`."
+            "Where that collector takes OTLP over HTTP, without `/v1/traces`. Left out: "
+            "`OTEL_EXPORTER_OTLP_ENDPOINT`, if it is set; otherwise `http://localhost:4318`."
         ),
         examples=["http://127.0.0.1:4318"],
     )
@@ -111,7 +116,7 @@ class Monitoring(Block):
     def _is_of_use(self) -> Self:
         if self.opentelemetry_endpoint is not None and not self.opentelemetry:
             raise refuse(
-                "is of no use alone: set `opentelemetry: true` as well", within="opentelemetry_endpoint"
+                "has no effect alone: set `opentelemetry: true` as well", within="opentelemetry_endpoint"
             )
         return self
 

@@ -93,30 +93,30 @@ class QueryTest(Block):
     name: str = Field(
         min_length=1,
         max_length=200,
-        description="What it shows, in words for people.",
+        description="What the test shows, for people.",
         examples=["failed requests are not billed"],
     )
     rows: Annotated[dict[str, Rows], AfterValidator(_named_as_in_a_query)] = Field(
         description=(
-            "The rows of each table that the query reads, by the table's name as the query has it; `[]` for none. Columns "
-            "that are left out are NULL."
+            "The rows of each table that the query reads, under the table's name as the query "
+            "writes it; `[]` for none. Columns that you leave out are NULL."
         ),
         examples=[{"usage": [{"customer": "cus_1", "at": "2026-11-01T10:20Z", "quantity": 3}]}],
     )
     usage: Expected = Field(
-        description="All usage that the query is to give: nothing else may come.",
+        description="All usage that the query should return, and nothing else.",
         examples=[[{"customer": "cus_1", "window": "2026-11-01T10:00Z", "quantity": 3}]],
     )
     start: Instant | None = Field(
         default=None,
         alias="from",
-        description="From where it is read. Left out: one window before the first in `usage`.",
+        description="The start of the range that is read. Left out: one window before the first in `usage`.",
         examples=["2026-11-01T00:00Z"],
     )
     end: Instant | None = Field(
         default=None,
         alias="to",
-        description="Up to where it is read. Left out: one window after the last in `usage`.",
+        description="The end of the range that is read. Left out: one window after the last in `usage`.",
         examples=["2026-11-02T00:00Z"],
     )
 

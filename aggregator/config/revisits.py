@@ -21,8 +21,9 @@ class Changed(Block):
 
     query: Annotated[str, query_with(*CHANGED_PARAMETERS)] = Field(
         description=(
-            "One select of one column, `window`: an instant inside of each window of which a row was written, changed or "
-            "deleted since `:since`. Rows that move to another window touch both."
+            "One select with one column, `window`: for each window in which a row was written, "
+            "changed or deleted since `:since`, an instant in that window. Rows that move to "
+            "another window touch both."
         ),
         examples=[
             "select distinct date_trunc('hour', used_at) as window from usage where updated_at >= :since"
@@ -30,9 +31,9 @@ class Changed(Block):
     )
     lag: Annotated[Duration, at_least("1s"), at_most("1d", "each hour names all of it again")] = Field(
         description=(
-            "How much earlier `:since` lies than what was read already: longer than your longest transaction, and than the "
-            "clocks differ by which rows are stamped. What commits later than that with an older stamp is passed over "
-            "until the next full reading, so it has no default."
+            "How far `:since` reaches back before the last reading: longer than your longest "
+            "transaction, and longer than the difference between the clocks that stamp your rows. "
+            "Rows that commit later are missed until the next full reading, so it has no default."
         ),
         examples=["15m"],
     )
@@ -41,8 +42,8 @@ class Changed(Block):
     ] = Field(
         default=parse_duration("7d"),
         description=(
-            "How often all that `revisit` spans is read again, whatever was named. What that finds beyond is billed, and "
-            "counted as missed by `changed`."
+            "How often all of `revisit` is read again, whatever the query named. Differences that "
+            "this finds are billed, and counted as missed by `changed`."
         ),
         examples=["7d"],
     )

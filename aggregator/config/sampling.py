@@ -46,8 +46,9 @@ ResetsOfCounters = Annotated[
     Field(
         validate_default=True,
         description=(
-            "What it means that a counter fell: it began again at zero (`restart`); the same, but the increase waits for a "
-            "person (`hold`); it goes on from there, and nothing was used (`ignore`). With `read: counters`."
+            "What a falling counter means. `restart`: it began again at zero. `hold`: the same, but "
+            "what that customer used in the window waits for a person. `ignore`: the fall bills "
+            "nothing, and counting goes on from there. With `read: counters`."
         ),
         examples=["restart"],
     ),
@@ -58,8 +59,8 @@ FirstValueOfCounters = Annotated[
     Literal["nothing", "whole"] | None,
     Field(
         description=(
-            "What the first value of a counter bills: `nothing`, since nobody knows when it grew, or the `whole` of it. "
-            "Left out: nothing. With `read: counters`."
+            "How much the first value of a counter bills: `nothing`, because nobody knows when it "
+            "grew, or the `whole` value. Left out: nothing. With `read: counters`."
         ),
         examples=["nothing"],
     ),
@@ -71,8 +72,8 @@ SampleOfGauges = Annotated[
     Field(
         validate_default=True,
         description=(
-            "What a window comes to: its `last` sample, its highest (`max`), or the `average` over its time. With `read: "
-            "gauges`."
+            "The quantity of a window: its `last` sample, its highest (`max`), or the `average` "
+            "over its time. With `read: gauges`."
         ),
         examples=["average"],
     ),
@@ -84,8 +85,9 @@ MissingOfGauges = Annotated[
     Field(
         validate_default=True,
         description=(
-            "What time comes to of which there is no sample: the last sample stands on (`carry_last`); the same, but the "
-            "window waits for a person (`hold`); or `nothing`. Each gap is named. With `read: gauges`."
+            "What counts for time without a sample. `carry_last`: the last sample goes on. `hold`: "
+            "the same, but the window waits for a person. `nothing`: no usage. Each gap is named. "
+            "With `read: gauges`."
         ),
         examples=["carry_last"],
     ),
@@ -98,7 +100,8 @@ KeepSamples = Annotated[
     Duration | None,
     Field(
         description=(
-            "How long samples are kept as evidence; never shorter than `revisit`. Left out: 35d. With `read: counters` and "
+            "How long samples are kept as evidence; at least `revisit`. Left out: 35d. With `read: "
+            "counters` and "
             "`read: gauges`."
         ),
         examples=["35d"],

@@ -58,8 +58,9 @@ class ApiSink(Block):
         default=READS_PER_DAY,
         ge=1,
         description=(
-            "How often it is asked for them per UTC day before comparing pauses until the next one. What must be known to "
-            "send, or to settle an event in doubt, is asked all the same."
+            "How often it is asked for them per UTC day. After that, comparing pauses until the "
+            "next day. Reads that are needed to send, or to settle an event in doubt, are still "
+            "made."
         ),
         examples=[READS_PER_DAY],
     )

@@ -76,7 +76,8 @@ class Web(Block):
     operator_token: Annotated[SecretStr, unguessable(SHORTEST_TOKEN)] | None = Field(
         default=None,
         description=(
-            "What people sign in with. Without it nobody can decide anything on the page, and only this machine can look."
+            "The token that people sign in with. Without it, nobody can decide anything on the "
+            "page, and only this machine can look."
         ),
         examples=["${AGGREGATOR_WEB_TOKEN}"],
     )
@@ -88,8 +89,9 @@ class Web(Block):
     token_secret: Annotated[SecretStr, unguessable_each(SHORTEST_SECRET, MOST_SECRETS)] | None = Field(
         default=None,
         description=(
-            "What signs the tokens of `aggregator web token`, by which a customer's own usage is read. Separate several by "
-            "commas: the first signs, and what any of them signed is good."
+            "The secret that signs the tokens of `aggregator web token`, with which a customer's "
+            "own usage can be read. You can give several, separated by commas: the first one signs, "
+            "and tokens that any of them signed are valid."
         ),
         examples=["${AGGREGATOR_TOKEN_SECRET}"],
     )
@@ -100,13 +102,16 @@ class Web(Block):
     )
     public_url: WebAddress | None = Field(
         default=None,
-        description="Where people reach the page if a web server with TLS stands before it. Then everybody must sign in.",
+        description=(
+            "The address of the page, if a web server with TLS is in front of it. Then everybody "
+            "must sign in."
+        ),
         examples=["https://usage.example.com"],
     )
     allow_origins: tuple[Origin, ...] = Field(
         default=(),
         strict=False,
-        description="Pages of yours whose scripts may read the API, with a customer's token.",
+        description="Origins of your own pages whose scripts may read the API with a customer's token.",
         examples=[["https://app.example.com"]],
     )
 

@@ -110,3 +110,13 @@ def test_no_sentence_decides(name: str) -> None:
     assert list(decisions(name)) == []
     texts = (node.value for node in ast.walk(TREES[name]) if isinstance(node, ast.Constant))
     assert [found[0] for text in texts if isinstance(text, str) for found in IN_SQL.finditer(text)] == []
+
+
+IN_TWO_LINES = re.compile(r"[\w.,;:)`][\"']\n\s+[fr]?[\"'][\w`(]")
+"""A text that goes on in the next line of the source without a space before or after."""
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: path.relative_to(ROOT / "aggregator").as_posix())
+def test_no_two_words_run_together(path: Path) -> None:
+    """Where the source of a sentence goes on in another line, one of the two lines has the space between the words."""
+    assert IN_TWO_LINES.findall(path.read_text()) == []
