@@ -29,7 +29,11 @@ from aggregator.monitoring.metrics import Context, Figures, LedgerCollector
 from aggregator.runtime.embedded_postgres import EmbeddedPostgres
 from aggregator.runtime.garbage import seldom_collected
 from aggregator.sinks.stripe.limits import LIMITS
-from aggregator.wiring.app import open_ledger
+
+try:
+    from aggregator.wiring.opening import open_ledger
+except ImportError:  # a checkout that does not know it
+    from aggregator.wiring.app import open_ledger  # type: ignore[attr-defined]
 from bench.checkouts import HOME, Checkout, checkout
 from bench.processor import tree_seconds
 from bench.stand import postmaster

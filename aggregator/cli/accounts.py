@@ -147,7 +147,7 @@ def compare_ledger(config: "Config", lines: Sequence[Line], *, every: bool) -> l
     The ledger notes by what event name and in which account a sink counts a meter, once a process has begun to feed it.
     Raises LedgerError.
     """
-    from aggregator.wiring.app import open_ledger
+    from aggregator.wiring.opening import open_ledger
 
     with open_ledger(config, may_migrate=False, name="aggregator meters") as ledger:
         known = ledger.meters.memory().lines
@@ -255,7 +255,7 @@ def one_meter(
 
 def unsent(config: "Config", meter: str, sink: str) -> int:
     """Return how many events of a meter are on their way to a sink, or about to be."""
-    from aggregator.wiring.app import open_ledger
+    from aggregator.wiring.opening import open_ledger
 
     with open_ledger(config, may_migrate=True, name="aggregator meters") as ledger:
         feeds = [each for each in ledger.reports.status() if (each.meter, each.sink) == (meter, sink)]

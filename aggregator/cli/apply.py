@@ -36,7 +36,7 @@ def apply(config_path: Path, *, plan: Path, recheck: bool, reason: str | None, a
     from aggregator.config.changes import blocks_of, settings_of
     from aggregator.ledger.review.decisions import Decider
     from aggregator.plan.document import in_ledger
-    from aggregator.wiring.app import open_ledger
+    from aggregator.wiring.opening import open_ledger
     from aggregator.wiring.plans import changes_of, in_force, meters_of
 
     config, written = load_config(config_path), _written(plan)

@@ -135,7 +135,7 @@ def _ledger(config: "Config", pinned: dict[str, str]) -> Iterator[Finding]:
     """Look at the ledger, and fill `pinned` with the account that each sink went to."""
     from aggregator.errors import LedgerError
     from aggregator.ledger.database import remarks
-    from aggregator.wiring.app import STILL_BILLABLE, open_ledger
+    from aggregator.wiring.opening import STILL_BILLABLE, open_ledger
     from aggregator.wiring.sinks import file_places
 
     where = "embedded Postgres" if config.ledger.url is None else "ledger.url"

@@ -126,7 +126,7 @@ def check(
       1  the sink could not be asked
       4  a person is needed: what is missing is said
     """
-    from aggregator.wiring.app import open_ledger
+    from aggregator.wiring.opening import open_ledger
 
     config = load_config(config_path)
     with open_ledger(config, may_migrate=True, name="aggregator cutover") as ledger:
@@ -169,7 +169,7 @@ def set_cutover(
 
     If the new sink is not ready, it sets nothing and exits with 4: see `aggregator cutover check`.
     """
-    from aggregator.wiring.app import open_ledger
+    from aggregator.wiring.opening import open_ledger
 
     config = load_config(config_path)
     with open_ledger(config, may_migrate=True, name="aggregator cutover") as ledger:
@@ -199,7 +199,7 @@ def withdraw(
     config_path: Path, *, customers: tuple[str, ...], file: Path | None, everybody: bool, old: str, new: str
 ) -> None:
     """Leave each CUSTOMER with the old sink after all, as long as no window after the cutover has been read."""
-    from aggregator.wiring.app import open_ledger
+    from aggregator.wiring.opening import open_ledger
 
     config = load_config(config_path)
     with open_ledger(config, may_migrate=True, name="aggregator cutover") as ledger:
@@ -213,7 +213,7 @@ def withdraw(
 @json_option
 def list_cutovers(config_path: Path, *, as_json: bool) -> None:
     """List which customers move or have moved, when, and who decided it."""
-    from aggregator.wiring.app import open_ledger
+    from aggregator.wiring.opening import open_ledger
 
     config = load_config(config_path)
     with open_ledger(config, may_migrate=True, name="aggregator cutover") as ledger:

@@ -130,7 +130,7 @@ def list_events(
 ) -> None:
     """List events that are held, refused or in doubt, with the reason and the figures."""
     from aggregator.ledger.review.parked import Choice
-    from aggregator.wiring.app import open_ledger
+    from aggregator.wiring.opening import open_ledger
 
     config = load_config(config_path)
     choice = Choice(meter=meter, state=state, customer=customer, file=file, dismissed=dismissed)
@@ -179,8 +179,8 @@ def release(config_path: Path, *, choice: "Choice", reason: str | None, as_json:
     another, both sides are sent, in all windows.
     """
     from aggregator.ledger.review.decisions import Decider
-    from aggregator.wiring.app import open_ledger
     from aggregator.wiring.deciding import why_not_anew
+    from aggregator.wiring.opening import open_ledger
 
     config = load_config(config_path)
     decider = Decider(somebody(), reason)
@@ -236,7 +236,7 @@ def dismiss(config_path: Path, *, choice: "Choice", reason: str | None, as_json:
     from one customer to another, both sides are dismissed, in all windows.
     """
     from aggregator.ledger.review.decisions import Decider
-    from aggregator.wiring.app import open_ledger
+    from aggregator.wiring.opening import open_ledger
 
     config = load_config(config_path)
     with open_ledger(config, may_migrate=True, name="aggregator events") as ledger:
@@ -264,7 +264,7 @@ def give_up(config_path: Path, *, meter: str, sink: str, reason: str | None, as_
     The events stay on record as refused and dismissed. An event that may already have been sent is in doubt instead.
     """
     from aggregator.ledger.review.decisions import Decider
-    from aggregator.wiring.app import feeding, open_ledger
+    from aggregator.wiring.opening import feeding, open_ledger
 
     config = load_config(config_path)
     if (meter, sink) in feeding(config):
@@ -321,7 +321,7 @@ def _settle(
     from aggregator.core.readbacks import Finding
     from aggregator.ledger.review.decisions import Decider
     from aggregator.ledger.review.parked import Choice
-    from aggregator.wiring.app import open_ledger
+    from aggregator.wiring.opening import open_ledger
 
     config = load_config(config_path)
     choice = Choice(ids=ids)

@@ -92,7 +92,7 @@ def explain(
     Writes nothing.
     """
     from aggregator.collection.explanation import explain as explained
-    from aggregator.wiring.app import open_ledger
+    from aggregator.wiring.opening import open_ledger
 
     config = load_config(config_path)
     with open_ledger(config, may_migrate=True, name="aggregator explain") as ledger:

@@ -41,7 +41,7 @@ def files() -> None:
 @json_option
 def list_files(config_path: Path, *, sink: str | None, unconfirmed: bool, limit: int, as_json: bool) -> None:
     """List files, the newest first: what each holds, when it was written, and whether it is uploaded."""
-    from aggregator.wiring.app import open_ledger
+    from aggregator.wiring.opening import open_ledger
     from aggregator.wiring.sinks import file_places
 
     config = load_config(config_path)
@@ -74,7 +74,7 @@ def confirm(config_path: Path, *, names: tuple[str, ...], reason: str | None, as
     upload it again notices.
     """
     from aggregator.ledger.review.decisions import Decider
-    from aggregator.wiring.app import open_ledger
+    from aggregator.wiring.opening import open_ledger
 
     config = load_config(config_path)
     bare = list(dict.fromkeys(name.rpartition("/")[2] for name in names))
@@ -111,7 +111,7 @@ def reject(config_path: Path, *, name: str, reason: str, rows_path: Path | None,
     identifiers, and billed in addition. You cannot reject a confirmed file.
     """
     from aggregator.cli.failed_rows import failed_rows
-    from aggregator.wiring.app import open_ledger
+    from aggregator.wiring.opening import open_ledger
 
     config = load_config(config_path)
     name = name.rpartition("/")[2]
@@ -153,7 +153,7 @@ def move(config_path: Path, *, sink: str, begun_in: str, reason: str | None, as_
     place: if one of the files is there after all, its contents are billed twice.
     """
     from aggregator.ledger.review.decisions import Decider
-    from aggregator.wiring.app import open_ledger
+    from aggregator.wiring.opening import open_ledger
     from aggregator.wiring.sinks import file_places, lying_in
 
     config = load_config(config_path)

@@ -99,7 +99,7 @@ def _check(config_path: Path, names: "Names", *, as_json: bool) -> None:
     """Print in what the roles differ; exit 3 if they do."""
     from aggregator.ledger.database import CONNECT_TIMEOUT_SECONDS, Database
     from aggregator.ledger.privileges import Kind, differences
-    from aggregator.wiring.app import ledger_url
+    from aggregator.wiring.opening import ledger_url
 
     with (
         ledger_url(load_config(config_path)) as url,

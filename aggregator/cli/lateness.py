@@ -24,7 +24,7 @@ def lateness(config_path: Path, *, meters: tuple[str, ...], days: int, as_json: 
     """
     from aggregator.config import format_duration
     from aggregator.core.lateness import suggest
-    from aggregator.wiring.app import open_ledger
+    from aggregator.wiring.opening import open_ledger
 
     config = load_config(config_path)
     names = known_meters(config, meters)

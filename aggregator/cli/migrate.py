@@ -14,7 +14,7 @@ def migrate(config_path: Path) -> None:
     """Create the ledger's tables, or upgrade them to this version. You can run it at any time and from any host."""
     from aggregator.ledger.database import Database, ledger_id_of
     from aggregator.ledger.database import migrate as bring_up
-    from aggregator.wiring.app import ledger_url
+    from aggregator.wiring.opening import ledger_url
 
     config = load_config(config_path)
     with ledger_url(config) as url:

@@ -78,7 +78,7 @@ def parity(
     from aggregator.adoption.parity import Parity, compare
     from aggregator.ledger.parity import Place
     from aggregator.runtime.disk_list import DiskList
-    from aggregator.wiring.app import open_ledger
+    from aggregator.wiring.opening import open_ledger
 
     config = load_config(config_path)
     span = _span(start, end, by=by, ask=ask)

@@ -108,7 +108,7 @@ def _between_files(
 def _against_ledger(
     config: "Config", start: dt.datetime | None, end: dt.datetime | None, *, ask_sources: bool, movers: int
 ) -> "Plan":
-    from aggregator.wiring.app import open_ledger
+    from aggregator.wiring.opening import open_ledger
     from aggregator.wiring.plans import NAME, against_ledger
 
     if start is None and end is not None:

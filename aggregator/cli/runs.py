@@ -90,7 +90,7 @@ def runs(
     many there were. For everything that waits, it says what happens by itself, and which command tries again.
     """
     from aggregator.ledger.history import Asked
-    from aggregator.wiring.app import open_ledger
+    from aggregator.wiring.opening import open_ledger
 
     config = load_config(config_path)
     with open_ledger(config, may_migrate=True, name="aggregator runs") as ledger:

@@ -76,7 +76,7 @@ def statement(
     The sums are the same as in `aggregator usage`. It uses the ledger alone, and writes nothing.
     """
     from aggregator.collection.statement import state
-    from aggregator.wiring.app import open_ledger
+    from aggregator.wiring.opening import open_ledger
 
     if as_csv and as_json:
         raise UsageError("Give either --csv or --json, not both.")

@@ -53,7 +53,7 @@ SILENT = "meter customer since usual>"
 def status(config_path: Path, *, as_json: bool, limit: int) -> None:
     """Show how far each meter has been read, what is due, and what waits for a person."""
     from aggregator.ledger.review.parked import Choice
-    from aggregator.wiring.app import STILL_BILLABLE, feeding, not_sent, open_ledger
+    from aggregator.wiring.opening import STILL_BILLABLE, feeding, not_sent, open_ledger
     from aggregator.wiring.sinks import file_places
 
     config = load_config(config_path)
@@ -247,7 +247,7 @@ def _removed(unconfigured_meters: "Iterable[UnconfiguredMeter]") -> Iterator[str
 
 
 def _unconfigured(config: "Config", waits: "Iterable[Unconfigured]", now: dt.datetime) -> Iterator[str]:
-    from aggregator.wiring.app import not_sent
+    from aggregator.wiring.opening import not_sent
 
     for row in waits:
         yield (

@@ -101,7 +101,8 @@ def _opened(
     config: "Config", *, live: bool
 ) -> "Iterator[tuple[Ledger, Callable[[str], MeterSource | None] | None]]":
     """Open the ledger, and the sources only if they are to be asked."""
-    from aggregator.wiring.app import build, open_ledger
+    from aggregator.wiring.app import build
+    from aggregator.wiring.opening import open_ledger
 
     name = "aggregator usage"
     if live:

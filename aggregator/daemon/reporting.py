@@ -18,7 +18,8 @@ from aggregator.reconciliation.health_poller import HealthPolled
 from aggregator.reconciliation.notification_poller import IMPORTS, Taken
 from aggregator.reconciliation.reconciler import Reconciled
 from aggregator.runtime import log
-from aggregator.wiring.app import App, not_sent
+from aggregator.wiring.app import App
+from aggregator.wiring.opening import not_sent
 
 MOST_SAID = 3
 """Accounts that could not be asked in one round: beyond that they are counted, in one line."""

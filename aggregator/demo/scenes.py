@@ -38,7 +38,7 @@ from aggregator.ledger.ledger import Ledger
 from aggregator.runtime.clock import monotonic, utcnow
 from aggregator.runtime.embedded_postgres import EmbeddedPostgres
 from aggregator.sandbox import ControlClient
-from aggregator.wiring.app import open_ledger
+from aggregator.wiring.opening import open_ledger
 
 DIRECTORY = Path(".aggregator/demo")
 

@@ -106,10 +106,11 @@ select event.id, slot.window_start, event.revision, event.delta, event.total, co
  order by slot.window_start, slot.combination, event.revision
 """
 
+# Each event is looked up by the index: all attempts, with a hundred events each, would be compared with all of these.
 TRIES = """
 select named.event, at, answer, reason, request_ids[array_position(events, named.event)]
   from unnest(%(events)s::bigint[]) as named (event)
-  join aggregator.attempt on attempt.events @> array[named.event]
+ cross join lateral (select * from aggregator.attempt where attempt.events @> array[named.event] offset 0) as attempt
  order by attempt.id
 """
 
@@ -121,7 +122,7 @@ select event_id, asked_at, state, settled_at, answer from aggregator.cancellatio
 DECIDED = """
 select named.event, decided_at, verb, who, reason
   from unnest(%(events)s::bigint[]) as named (event)
-  join aggregator.decision on decision.events @> array[named.event]
+ cross join lateral (select * from aggregator.decision where decision.events @> array[named.event] offset 0) as decision
  order by decision.id
 """
 

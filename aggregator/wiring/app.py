@@ -8,7 +8,7 @@ Rules
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from functools import partial
 from typing import TYPE_CHECKING, cast
 
@@ -19,12 +19,10 @@ from aggregator.collection.mapped_source import MappedSource
 from aggregator.collection.mapping import Mapping as CustomerMapping
 from aggregator.collection.sampled import SampledSource
 from aggregator.collection.usage import MeterSource
-from aggregator.config import Config, FileSink, S3Sink, changed_of, fingerprint
+from aggregator.config import Config, FileSink, changed_of, fingerprint
 from aggregator.config import Meter as ConfiguredMeter
 from aggregator.config.changes import blocks_of, settings_of
-from aggregator.config.rotated import url_now
 from aggregator.config.sampling import sampling_of
-from aggregator.core import age_limits
 from aggregator.core.deltas import Deltas
 from aggregator.core.freshness import Reads
 from aggregator.core.model import ZERO, Decreases, Definition, Guards, Meter, Span, Terms
@@ -34,9 +32,7 @@ from aggregator.core.tracing import Tracing
 from aggregator.delivery.file_writer import FileWriter
 from aggregator.delivery.first_use import FirstUse
 from aggregator.delivery.sender import Sender, Worker
-from aggregator.errors import LedgerError, QueryRejected, SinkError, SinkHalted, SourceError
-from aggregator.ledger.clock import LedgerClock
-from aggregator.ledger.database import Database, migrate, unfit
+from aggregator.errors import QueryRejected, SinkError, SinkHalted, SourceError
 from aggregator.ledger.ledger import Ledger
 from aggregator.ledger.meters import Registered
 from aggregator.ledger.outbox.moved_files import MovedFile
@@ -46,9 +42,7 @@ from aggregator.reconciliation.canceller import Canceller
 from aggregator.reconciliation.health_poller import HealthPoller
 from aggregator.reconciliation.notification_poller import NotificationPoller
 from aggregator.reconciliation.reconciler import Reconciler
-from aggregator.runtime.claim_counter import ClaimCounter
 from aggregator.runtime.clock import Clock, monotonic, utcnow
-from aggregator.runtime.embedded_postgres import EmbeddedPostgres
 from aggregator.runtime.threads import short_turns
 from aggregator.sinks.protocol import Destination, Sink
 from aggregator.sinks.protocol import FileSink as SinkOfFiles
@@ -56,6 +50,7 @@ from aggregator.sinks.read_allowance import ReadAllowance
 from aggregator.source import Source
 from aggregator.wiring.collecting import collector_of
 from aggregator.wiring.customers import build_mapping, mapped_sources
+from aggregator.wiring.opening import STILL_BILLABLE, feeding, open_ledger
 from aggregator.wiring.sinks import (
     build_notification_clients,
     build_sink,
@@ -73,22 +68,6 @@ from aggregator.wiring.verifying import note_halts, refuses, stop_if, verify_sin
 if TYPE_CHECKING:
     from aggregator.reconciliation.checker import Checker
     from aggregator.sinks.stripe import StripeNotificationClient
-
-CLOCK_SKEW = timedelta(seconds=60)
-"""A host whose clock is further from the ledger's reads and sends nothing: far more than hosts that are kept in time differ,
-and far less than anything that is counted from an instant."""
-
-LEAVE_WITHIN = timedelta(seconds=30)
-"""How long after a claim its events may leave. Every settled verdict renews it, so a slow sink keeps its claims."""
-
-STILL_BILLABLE = age_limits.FURTHEST
-"""How long a window of a meter that was removed is worth a word."""
-
-ANSWER_MARGIN = timedelta(seconds=10)
-"""A claim outlasts the last answer by this much, so that it runs out only when its process is gone or stuck."""
-
-FILE_HELD, FILE_CALLS = timedelta(seconds=60), 6
-"""How long a file is its owner's without a sign of life: a minute, or as many calls to a store as may fail in a row."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -328,71 +307,6 @@ class App:
                 if sentences := [*source.cannot_promise, *source.limits()]:
                     found[name] = sentences
         return found
-
-
-def feeding(config: Config) -> list[tuple[str, str]]:
-    """Return which meter feeds which sink."""
-    return [(meter.name, sink) for meter in config.meters.values() for sink in meter.sinks]
-
-
-def not_sent(config: Config, waits: Unconfigured) -> str:
-    """Say why nothing sends what waits of a meter and a sink, and what to do."""
-    if waits.meter not in config.meters:
-        why = f"meter {waits.meter} is not in the configuration"
-    elif waits.sink not in config.sinks:
-        why = f"sink {waits.sink} is not in the configuration"
-    else:
-        why = f"meter {waits.meter} does not name sink {waits.sink} any more"
-    return (
-        f"Nothing is sent of it from here, since {why}. Put it back, or give the events up: "
-        f"`aggregator events give-up --meter {waits.meter} --sink {waits.sink}`."
-    )
-
-
-@contextmanager
-def ledger_url(config: Config) -> Iterator[str]:
-    """Give the ledger's URL; without one in the configuration, run the embedded Postgres meanwhile."""
-    configured = config.ledger.url_revealed()
-    if configured is not None:
-        yield configured
-        return
-    with EmbeddedPostgres(config.state_dir / "postgres") as server:
-        yield server.url()
-
-
-@contextmanager
-def open_ledger(
-    config: Config, *, may_migrate: bool, name: str = "aggregator", host: Clock = utcnow
-) -> Iterator[Ledger]:
-    """Open the ledger, brought to the newest revision first if that is allowed. `host` is this host's wall clock.
-
-    Raises LedgerUnreachable, LedgerOutdated, or LedgerError when the server is not fit to keep a ledger.
-    """
-    with ledger_url(config) as url:
-        if may_migrate and config.ledger.migrate:
-            migrate(url)
-        clock = LedgerClock(CLOCK_SKEW, host)
-        with Database(url, name=name, url_now=lambda: url_now(config.ledger), clock=clock) as database:
-            ledger = _ledger(config, database)
-            faults = unfit(database)
-            if faults:
-                raise LedgerError(" ".join(faults))
-            yield ledger
-
-
-def _ledger(config: Config, database: Database) -> Ledger:
-    """Return the ledger as the settings have it. A claim outlasts the slowest of the configured sinks."""
-    answers = [sink.timeout for sink in config.sinks.values() if not isinstance(sink, FileSink)]
-    uploads = [sink.timeout for sink in config.sinks.values() if isinstance(sink, S3Sink)]
-    return Ledger(
-        database,
-        ClaimCounter(config.state_dir),
-        config.ledger.failover,
-        lease=config.ledger.lease,
-        leave=LEAVE_WITHIN,
-        answer=max(answers, default=timedelta(seconds=10)) + ANSWER_MARGIN,
-        hold=max([FILE_HELD, *(FILE_CALLS * each for each in uploads)]),
-    )
 
 
 @contextmanager

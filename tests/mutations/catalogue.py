@@ -361,7 +361,7 @@ MISTAKES: tuple[Mistake, ...] = (
     Mistake(
         "what a guard holds of combinations waits for ever, though the runaway one was put right",
         "aggregator/ledger/passes/passes.py",
-        "                    together.let_go(connection, feed, this, past, tally, held.swollen.get(feed.id, {}))\n",
+        "    together.let_go(connection, feed, this, past, tally, held.swollen.get(feed.id, {}))\n",
         "",
         ("tests/postgres/test_guards_together.py::test_who_is_within_the_limit_again_is_released",),
     ),
@@ -463,7 +463,7 @@ MISTAKES: tuple[Mistake, ...] = (
     ),
     Mistake(
         "the daemon lets a host's clock be an hour off",
-        "aggregator/wiring/app.py",
+        "aggregator/wiring/opening.py",
         "CLOCK_SKEW = timedelta(seconds=60)",
         "CLOCK_SKEW = timedelta(seconds=3600)",
         ("tests/postgres/test_clocks.py::test_every_part_that_is_put_together_asks_the_same_clock",),

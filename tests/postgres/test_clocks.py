@@ -354,7 +354,7 @@ def test_a_ledger_whose_clock_goes_on_is_not_called_set_back(today: Today) -> No
 @pytest.fixture
 def configured(ledger_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A configuration with something to bill, on the tests' own server, which is fast because it is not durable."""
-    monkeypatch.setattr("aggregator.wiring.app.unfit", lambda database: [])
+    monkeypatch.setattr("aggregator.wiring.opening.unfit", lambda database: [])
     start = floor(utcnow(), HOUR) - 3 * HOUR
     with closing(sqlite3.connect(tmp_path / "app.db")) as app:
         app.execute("create table usage (customer text, quantity int, at text)")
@@ -396,7 +396,7 @@ def test_whoever_looks_is_told_of_clocks_that_differ(
 ) -> None:
     """`status` and `check` on such a host say by how much; `check` fails."""
     host = Host()
-    monkeypatch.setattr("aggregator.wiring.app.LedgerClock", lambda skew, _: LedgerClock(skew, host))
+    monkeypatch.setattr("aggregator.wiring.opening.LedgerClock", lambda skew, _: LedgerClock(skew, host))
     right = CliRunner().invoke(cli, [command, "--config", str(configured)])
     assert "ahead of the ledger's" not in right.output
     host.ahead = 30 * HOUR
@@ -421,7 +421,7 @@ def test_no_command_that_changes_something_goes_by_a_wrong_clock(
     """Each is refused with the reason, before anything is done."""
     host = Host()
     host.ahead = -30 * HOUR
-    monkeypatch.setattr("aggregator.wiring.app.LedgerClock", lambda skew, _: LedgerClock(skew, host))
+    monkeypatch.setattr("aggregator.wiring.opening.LedgerClock", lambda skew, _: LedgerClock(skew, host))
     last = f"{floor(utcnow(), HOUR) - 3 * HOUR:%Y-%m-%dT%H:%MZ}" if command[0] == "backfill" else "1"
     done = CliRunner().invoke(cli, [*command, last, "--config", str(configured)])
     assert isinstance(done.exception, ClocksApart), done.output

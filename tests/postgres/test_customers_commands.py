@@ -63,7 +63,7 @@ def directory(tmp_path: Path) -> Path:
 @pytest.fixture
 def call(ledger_url: str, directory: Path, monkeypatch: pytest.MonkeyPatch) -> Call:
     """Run a command over the ledger of this test, whose server is fast for not being durable."""
-    monkeypatch.setattr("aggregator.wiring.app.unfit", lambda database: [])
+    monkeypatch.setattr("aggregator.wiring.opening.unfit", lambda database: [])
 
     def run(*arguments: str, mapping: str = "accounts") -> Result:
         path = directory / "aggregator.yaml"

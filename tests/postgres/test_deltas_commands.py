@@ -116,7 +116,7 @@ def test_check_refuses_ids_that_are_dealt_in_blocks(
 
 def test_commands_tell_of_a_cursor(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
     """A pass reads it, status says how far it is, a number is explained by what gives it, and a recount is a backfill."""
-    monkeypatch.setattr("aggregator.wiring.app.unfit", lambda database: [])
+    monkeypatch.setattr("aggregator.wiring.opening.unfit", lambda database: [])
     path = str(write(more=RECOUNT))
 
     def run(*arguments: str) -> Result:

@@ -178,7 +178,7 @@ def test_the_command_shows_both_and_says_how_to_go_on(
     owing: World, tmp_path: Path, ledger_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Tables for people with the columns that have something, JSON for programs, and a word where nothing is found."""
-    monkeypatch.setattr("aggregator.wiring.app.unfit", lambda database: [])
+    monkeypatch.setattr("aggregator.wiring.opening.unfit", lambda database: [])
     path = written(tmp_path, ledger_url, SINK)
     owing.sink.refused = {"cus_7"}
     owing.deliver()

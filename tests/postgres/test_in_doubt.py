@@ -511,7 +511,7 @@ LATER = START + 100 * HOUR
 @pytest.fixture
 def call(ledger_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
     """Run `aggregator events` with some arguments, on the tests' own server, which is fast because it is not durable."""
-    monkeypatch.setattr("aggregator.wiring.app.unfit", lambda database: [])
+    monkeypatch.setattr("aggregator.wiring.opening.unfit", lambda database: [])
     monkeypatch.setattr(Database, "now", lambda self: LATER)
     path = written(tmp_path, ledger_url, "type: stripe, api_key: rk_test_1, mode: test", name="fake")
 

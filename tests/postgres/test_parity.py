@@ -45,7 +45,7 @@ meters:
 @pytest.fixture
 def configured(ledger_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Path]:
     """Write a configuration with the given sinks over this test's ledger, whose server is fast for not being durable."""
-    monkeypatch.setattr("aggregator.wiring.app.unfit", lambda database: [])
+    monkeypatch.setattr("aggregator.wiring.opening.unfit", lambda database: [])
     monkeypatch.setattr("aggregator.runtime.clock.utcnow", lambda: START + 3 * DAY)
 
     def write(sinks: str = "[old, new]") -> Path:

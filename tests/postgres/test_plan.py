@@ -25,7 +25,8 @@ from aggregator.ledger.applying import LedgerState
 from aggregator.ledger.review.decisions import Decider
 from aggregator.plan.document import Basis, Written, in_ledger
 from aggregator.plan.reading import HowRead, read_both
-from aggregator.wiring.app import build, open_ledger
+from aggregator.wiring.app import build
+from aggregator.wiring.opening import open_ledger
 from aggregator.wiring.plans import in_force, meters_of, sides
 from tests.conftest import TEMPLATE
 
@@ -64,8 +65,8 @@ SEATS = """
 
 ON_A_FAST_SERVER = """
 from aggregator.cli import main
-from aggregator.wiring import app
-app.unfit = lambda database: []
+from aggregator.wiring import opening
+opening.unfit = lambda database: []
 main()
 """
 
@@ -159,7 +160,7 @@ class World:
 @pytest.fixture
 def world(tmp_path: Path, ledger_url: str, source_url: str, monkeypatch: pytest.MonkeyPatch) -> World:
     """A world with one meter in force, of which nothing was read; the ledger's server is fast for not being durable."""
-    monkeypatch.setattr("aggregator.wiring.app.unfit", lambda database: [])
+    monkeypatch.setattr("aggregator.wiring.opening.unfit", lambda database: [])
     return World(tmp_path, ledger_url, source_url)
 
 

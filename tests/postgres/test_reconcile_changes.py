@@ -272,7 +272,7 @@ def lab(
     request: pytest.FixtureRequest,
 ) -> Iterator[Lab]:
     """Everything billed."""
-    monkeypatch.setattr("aggregator.wiring.app.unfit", lambda database: [])
+    monkeypatch.setattr("aggregator.wiring.opening.unfit", lambda database: [])
     sandbox.reset()
     MetronomeControl(sandbox.url).reset()
     source = tmp_path / "app.db"
@@ -509,7 +509,7 @@ def test_a_wrong_call_gets_one_sentence(
     arguments: list[str], said: str, ledger_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It names what is wrong, and what to write."""
-    monkeypatch.setattr("aggregator.wiring.app.unfit", lambda database: [])
+    monkeypatch.setattr("aggregator.wiring.opening.unfit", lambda database: [])
     sink = "type: stripe, api_key: sk_test_1, mode: test, api_base: 'http://127.0.0.1:1'"
     path = written(tmp_path, ledger_url, sink)
     with pytest.raises(UsageError, match=re.escape(said)):

@@ -57,7 +57,7 @@ class Place:
 @pytest.fixture
 def place(ledger_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
     """A place for a configuration, with the old key in its file, on the tests' own server."""
-    monkeypatch.setattr("aggregator.wiring.app.unfit", lambda database: [])
+    monkeypatch.setattr("aggregator.wiring.opening.unfit", lambda database: [])
     place = Place(tmp_path, ledger_url)
     place.key.write_text(f"{OLD}\n")
     return place

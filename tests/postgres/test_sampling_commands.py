@@ -79,7 +79,7 @@ def config(tmp_path: Path, ledger_url: str, source_url: str, app: psycopg.Connec
 @pytest.fixture
 def call(config: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
     """Run a command in this process; the ledger's server is fast for not being durable."""
-    monkeypatch.setattr("aggregator.wiring.app.unfit", lambda database: [])
+    monkeypatch.setattr("aggregator.wiring.opening.unfit", lambda database: [])
 
     def run(*arguments: str) -> Result:
         return CliRunner().invoke(cli, [*arguments, "--config", str(config)])

@@ -153,7 +153,7 @@ def test_another_process_shows_what_waits(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """`status` and `check` see the sessions of ours that wait in the ledger, whoever's they are."""
-    monkeypatch.setattr("aggregator.wiring.app.unfit", lambda opened: [])
+    monkeypatch.setattr("aggregator.wiring.opening.unfit", lambda opened: [])
     assert committing.is_alive()
     path = written(tmp_path, pair.primary.url(), f"type: directory, directory: '{tmp_path}/folder'")
     shown = CliRunner().invoke(cli, [command, "--config", str(path), "--json"])

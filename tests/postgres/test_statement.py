@@ -32,7 +32,7 @@ DAY = dt.timedelta(days=1)
 @pytest.fixture
 def call(ledger_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Call:
     """Run a command over the ledger of this test, whose server is fast for not being durable."""
-    monkeypatch.setattr("aggregator.wiring.app.unfit", lambda database: [])
+    monkeypatch.setattr("aggregator.wiring.opening.unfit", lambda database: [])
     path = written(tmp_path, ledger_url, SINK)
     return lambda command, *arguments: CliRunner().invoke(command, [*arguments, "--config", str(path)])
 

@@ -397,7 +397,7 @@ def test_the_command_explains_a_window_and_an_event(
     scene: Scene, ledger_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By its window, by an event of it, and as JSON with every fact; what is wrong with another call is said."""
-    monkeypatch.setattr("aggregator.wiring.app.unfit", lambda database: [])
+    monkeypatch.setattr("aggregator.wiring.opening.unfit", lambda database: [])
     scene.use("cus_ada", 12, 5)
     scene.collect(10, 5)
     scene.deliver(10, 5)

@@ -24,7 +24,7 @@ SINK = "type: stripe, api_key: sk_test_1, mode: test, api_base: 'http://127.0.0.
 @pytest.fixture
 def call(ledger_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
     """Run the command over the ledger of this test, whose server is fast for not being durable."""
-    monkeypatch.setattr("aggregator.wiring.app.unfit", lambda database: [])
+    monkeypatch.setattr("aggregator.wiring.opening.unfit", lambda database: [])
     monkeypatch.setattr("aggregator.cli.usage_output.AT_ONCE", 7)  # so that lists go on in another piece
     path = written(tmp_path, ledger_url, SINK)
 

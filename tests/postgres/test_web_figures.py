@@ -193,7 +193,7 @@ def test_the_command_says_what_the_page_says(
     made: Shown, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """`aggregator usage` itself, asked for the same month."""
-    monkeypatch.setattr("aggregator.wiring.app.unfit", lambda database: [])
+    monkeypatch.setattr("aggregator.wiring.opening.unfit", lambda database: [])
     path = str(tmp_path / "aggregator.yaml")
     done = CliRunner().invoke(usage, ["--period", MONTHS[1], "--json", "--config", path])
     assert done.exit_code == 0, done.output

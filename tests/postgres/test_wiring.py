@@ -35,7 +35,7 @@ def test_the_ledger_knows_what_each_sink_books(
     ledger_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A meter's line into a sink says whether that adds up or replaces, and whether it keeps the order."""
-    monkeypatch.setattr("aggregator.wiring.app.unfit", lambda database: [])
+    monkeypatch.setattr("aggregator.wiring.opening.unfit", lambda database: [])
     path = tmp_path / "aggregator.yaml"
     path.write_text(CONFIG.format(url=ledger_url, place=tmp_path))
     with build(load(path, {})) as app:
@@ -54,7 +54,7 @@ def test_what_runs_sees_that_a_feed_is_in_shadow_by_now(
     ledger_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Totals are compared by the feed as it stands, whoever has changed it since this process began."""
-    monkeypatch.setattr("aggregator.wiring.app.unfit", lambda database: [])
+    monkeypatch.setattr("aggregator.wiring.opening.unfit", lambda database: [])
     text = CONFIG.format(url=ledger_url, place=tmp_path)
     paths = tmp_path / "sent.yaml", tmp_path / "shadow.yaml"
     for path, sink in zip(paths, ("stripe", "{sink: stripe, shadow: true}"), strict=True):
