@@ -183,7 +183,7 @@ def _at_odds(known: "KnownLine", admin: "AdminClient | None", meter: str) -> Ite
 
 def _only_in_ledger(known: "KnownLine") -> str:
     has = "has sent" if known.has_sent else "has sent nothing yet"
-    return f"Only in the ledger, as event name {known.outlet.kind}: it is not configured any more, and {has}."
+    return f"Only in the ledger, as event name {known.outlet.kind}: it is no longer configured, and {has}."
 
 
 def carry_out(plan: Sequence[Line], now: dt.datetime) -> list[Step]:

@@ -41,9 +41,9 @@ def report_feeds(config: "Config", statuses: "Iterable[FeedStatus]", now: dt.dat
         elif row.shadow:
             yield f"{row.sink} gets {row.meter} in shadow: its events are planned and recorded, and never sent."
         elif row.shadow_until is not None and now - row.shadow_until < age_limits.FURTHEST:
-            yield f"{row.sink} had {row.meter} in shadow until {at(row.shadow_until)}: what was planned so stays unsent."
+            yield f"{row.sink} had {row.meter} in shadow until {at(row.shadow_until)}: earlier events stay unsent."
         if row.until is not None:
-            yield f"{row.sink} bills {row.meter} from {at(row.since)} until {at(row.until)}, and corrects that for ever."
+            yield f"{row.sink} bills {row.meter} from {at(row.since)} until {at(row.until)}, and keeps correcting that time."
         elif row.since > row.mark:
             yield f"{row.sink} bills {row.meter} from {at(row.since)} on."
         yield from _beyond(row)

@@ -140,7 +140,7 @@ def _pair(config: "Config", meter: str, between: str | None, known: list[str]) -
 
 
 def _asked(config: "Config", name: str, stack: "ExitStack") -> "Destination | None":
-    """Return a sink to be asked; None if it cannot be read back. Raises UsageError if it is not configured any more."""
+    """Return a sink to be asked; None if it cannot be read back. Raises UsageError if it is no longer configured."""
     from aggregator.wiring.sinks import build_sink
 
     if name not in config.sinks:

@@ -131,7 +131,7 @@ def status(config_path: Path, *, as_json: bool, limit: int) -> None:
     for trouble in filter(None, [apart, *map(str, waits)]):
         say(trouble)
     if not statuses:
-        say("The ledger knows no meter yet; `aggregator run` registers those of the configuration.")
+        say("The ledger knows no meter yet. `aggregator run` registers the meters of the configuration.")
         return
     if stopped:
         say(f"STOPPED: {stopped}")
@@ -171,7 +171,7 @@ def _show_waiting(report: Mapping[str, Any]) -> None:
     """Print what waits for its source, or for a person."""
     if rows := report["unread"]:
         show_rows(
-            "windows that the source could not give (they are asked for again by themselves)", UNREAD, rows
+            "windows that the source could not deliver (they are tried again automatically)", UNREAD, rows
         )
     if rows := report["parked"]:
         show_rows(
@@ -217,13 +217,14 @@ def _waiting(statuses: "Iterable[FeedStatus]", by_cursor: Collection[str], now: 
             yield f"{row.meter} waits for {row.waits_for} in its source, {since} by now{bound}."
         if row.unfenced_at:
             yield (
-                f"{row.meter} was read at {shown(row.unfenced_at)} without waiting any longer; what was written late is "
-                "found by reading again."
+                f"{row.meter} was read at {shown(row.unfenced_at)} without waiting any longer; rows "
+                "that were written late are found when it is read again."
             )
         if row.silent_since:
             yield (
-                f"{row.meter} has had no usage since {shown(row.silent_since)}, and always had some before: look whether "
-                "its rows are hidden from the role, renamed, or no longer written."
+                f"{row.meter} has had no usage since {shown(row.silent_since)}, and always had some "
+                "before: check whether its rows are hidden from the role, renamed, or no longer "
+                "written."
             )
         if row.guarded:
             yield (
@@ -232,7 +233,8 @@ def _waiting(statuses: "Iterable[FeedStatus]", by_cursor: Collection[str], now: 
             )
         if row.unstable:
             yield (
-                f"{row.meter}: its query gives another number each time it is read, whatever its rows; corrections wait "
+                f"{row.meter}: its query gives another number each time it runs, although no row has "
+                "changed; corrections wait "
                 "for a person. Fix the query (`aggregator check` tries it), or release them."
             )
 
@@ -241,8 +243,9 @@ def _removed(unconfigured_meters: "Iterable[UnconfiguredMeter]") -> Iterator[str
     for row in unconfigured_meters:
         yield (
             f"{row.meter} is in the ledger and not in the configuration: read up to {shown(row.mark)}, "
-            f"{counted(row.waiting, 'event')} to be sent, {row.parked} parked. Nobody reads its windows "
-            "again; put it back, or let it run out."
+            f"{counted(row.waiting, 'event')} to be sent, {row.parked} parked. Nobody reads its "
+            "windows again. Put it back into the configuration, or leave it until its windows are "
+            "too old."
         )
 
 

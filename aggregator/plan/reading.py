@@ -143,7 +143,7 @@ def _why_not(side: Side, span: Span, sources: Mapping[str, Source]) -> Iterator[
     """Say why a definition cannot be asked for the range."""
     how = side.how
     if how.read not in SAMPLED and how.source not in sources:
-        yield f"source {how.source}, from which it is read by {side.called}, is not configured any more"
+        yield f"source {how.source}, from which it is read by {side.called}, is no longer configured"
         return
     for instant in span:
         if not windows.is_boundary(instant, how.window):

@@ -18,7 +18,9 @@ def why_not_anew(config: Config, event: Waiting, now: dt.datetime) -> str | None
         )
     meter = config.meters.get(event.meter)
     if meter is None:
-        return f"Meter {event.meter} is not configured any more: put it back, and release it then; or dismiss it."
+        return (
+            f"Meter {event.meter} is no longer configured: put it back, and release it then; or dismiss it."
+        )
     if event.sink not in meter.sinks:
         return f"Meter {event.meter} does not feed {event.sink} any more: put it back, and release it then; or dismiss it."
     sealed = meter_of(meter).sealed_until(now)

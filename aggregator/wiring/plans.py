@@ -326,7 +326,7 @@ class Customers:
     def _list(self, mapping: str) -> dict[str, list[Held]]:
         configured = self._config.customers.get(mapping)
         if configured is None:
-            raise SourceError(f"Mapping {mapping} is not configured any more, and was never read.")
+            raise SourceError(f"Mapping {mapping} is no longer configured, and was never read.")
         source = None
         if configured.source is not None:
             source = build_source(self._config, configured.source, NAME)

@@ -343,7 +343,7 @@ def test_a_definition_that_fails_is_said_and_the_other_one_is_shown(app: Source)
         (
             how(source="former"),
             SPAN,
-            "source former, from which it is read by what holds now, is not configured any more",
+            "source former, from which it is read by what holds now, is no longer configured",
         ),
         (how(), Span(DAY + HOUR / 2, DAY + HOUR), "2026-11-02T00:30Z is no boundary of its windows"),
     ],

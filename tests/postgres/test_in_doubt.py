@@ -580,7 +580,7 @@ def test_released_after_a_rejection(owing: World, in_doubt: InDoubt, call: Calla
 @pytest.mark.parametrize(
     ("away", "why"),
     [
-        (("  api_requests:", "  another:"), "is not configured any more"),
+        (("  api_requests:", "  another:"), "is no longer configured"),
         (("{fake: ", "{other: "), "does not feed fake any more"),
         (("start_at:", "data_retained_from: 2026-11-20T00:00Z\n    start_at:"), "`data_retained_from`"),
         (None, "`bill_until`"),

@@ -368,7 +368,7 @@ def test_check_and_status_tell_what_a_shadow_leaves(
     ]
     two.on()
     assert list(report_feeds(config, Reports(database).status(), two.world.now)) == [
-        "new had api_requests in shadow until 2026-11-02T07:00Z: what was planned so stays unsent."
+        "new had api_requests in shadow until 2026-11-02T07:00Z: earlier events stay unsent."
     ]
 
 

@@ -181,7 +181,7 @@ def test_the_ledger_is_compared_if_asked_for(world: World) -> None:
     assert (wrong["meter"], wrong["is_wrong"]) == (METER, True)
     assert f"as event name {METER} so far, not as {OTHER_METER}" in wrong["text"]
     assert (gone["meter"], gone["is_wrong"]) == (NEW, False)
-    assert "not configured any more" in gone["text"]
+    assert "no longer configured" in gone["text"]
     said = world.run("meters", "diff", "--ledger")
     assert (said.code, "1 for a person." in said.out) == (4, True)
     world.config["ledger"] = {"url": "postgresql://nobody@127.0.0.1:1/nothing?connect_timeout=2"}
