@@ -6,6 +6,9 @@ from aggregator.monitoring.readiness import Readiness
 from aggregator.monitoring.watch import LOOK_SECONDS, Repeating, SignOfLife, Telling
 from aggregator.wiring.app import App
 
+SHORTEST_LOOK_SECONDS = 1.0
+"""Who wants to be told sooner than we look otherwise is told so, but not by looking all the time."""
+
 
 def outside_of(app: App, readiness: Readiness) -> list[Repeating]:
     """Return what is to be started with the daemon and stopped with it; nothing where nobody is to be told."""
@@ -33,5 +36,6 @@ def outside_of(app: App, readiness: Readiness) -> list[Repeating]:
 
         announcer = Announcer(monitoring.notify_after, monitoring.notify_again)
         telling = Telling(services, announcer, amiss, app.ledger.instant)
-        found.append(Repeating("telling", LOOK_SECONDS, telling))
+        every = min(LOOK_SECONDS, max(monitoring.notify_after.total_seconds(), SHORTEST_LOOK_SECONDS))
+        found.append(Repeating("telling", every, telling))
     return found
