@@ -37,7 +37,7 @@ class Benched:
     """What a run came to."""
 
     clients: int
-    pgbench_seconds: int
+    pgbench_seconds: float = 0.0
     transactions: int = 0
     transactions_per_second: float = 0.0
     live_events: int = 0
@@ -60,11 +60,14 @@ class Benched:
 
 
 def bench(
-    world: World, seconds: int, clients: int, *, rate: int | None = None, patience_seconds: float
+    world: World, length: tuple[str, int], clients: int, *, rate: int | None = None, patience_seconds: float
 ) -> Benched:
-    """Let pgbench write while the daemon runs, wait until its last window is billed, and compare."""
+    """Let pgbench write while the daemon runs, wait until its last window is billed, and compare.
+
+    `length` is an option of pgbench: so many seconds, or so many transactions of each client, however long they take.
+    """
     assert world.programs is not None
-    began, result = monotonic(), Benched(clients, seconds)
+    began, result = monotonic(), Benched(clients)
     run_program(world, "pgbench", "-i", "-q", "-s", "1", world.source_url)
     world.config = configuration(world)
     daemon = world.daemon()
@@ -74,13 +77,15 @@ def bench(
         str(clients),
         "-j",
         str(clients),
-        "-T",
-        str(seconds),
+        length[0],
+        str(length[1]),
         *(["-R", str(rate)] if rate else []),
     ]
+    begun = monotonic()
     run_program(world, "pgbench", *options, world.source_url)
     result.live_events = world.sandbox.stats()["accepted"]
     written = monotonic()
+    result.pgbench_seconds = written - begun
     until(
         lambda: settled(world),
         "the last window is billed",
@@ -175,7 +180,7 @@ def main() -> int:
     parser.add_argument("--rate", type=int, help="Transactions per second; left out: as many as it can.")
     given = parser.parse_args()
     with own_world(*METERS) as world:
-        result = bench(world, given.seconds, given.clients, rate=given.rate, patience_seconds=600)
+        result = bench(world, ("-T", given.seconds), given.clients, rate=given.rate, patience_seconds=600)
     show(vars(result))
     return 0 if result.good else 1
 
