@@ -31,6 +31,8 @@ from tests.spark import Spark, spark
 settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("any machine")
 
+HERE, LONG = Path(__file__).parent, {"system", "simulation"}
+
 TEMPLATE = "ledger_template"
 IN_MEMORY, ROOM_NEEDED = Path("/dev/shm"), 4 << 30
 """Where a database costs no disk: a database of a test is gone before it need be written."""
@@ -63,9 +65,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin where tests take long, in whatever order otherwise: short ones fill up the end of a run by several workers."""
+    items.sort(key=lambda item: item.path.relative_to(HERE).parts[0] not in LONG)
+
+
 def pytest_collection_finish() -> None:
     """All that was collected stays until the end: nobody need look for garbage in it again and again."""
-    gc.collect()
     gc.freeze()
 
 

@@ -1,8 +1,12 @@
 """A cursor under rows that are committed in any order, small; `python -m tests.system.deltas` is the full one."""
 
+import pytest
+
 from tests.system.deltas import passed, read_by_cursor
 from tests.system.harness import World, show
 from tests.system.torture import torture
+
+pytestmark = pytest.mark.xdist_group("minutes")  # waits for a minute to end, one beside others that work
 
 
 def test_a_cursor_bills_rows_once_that_are_committed_late(world: World) -> None:

@@ -7,6 +7,8 @@ import pytest
 from tests.system.harness import METER, World, sandbox_process, show
 from tests.system.month import month
 
+pytestmark = pytest.mark.xdist_group("minutes")  # waits for a minute to end, one beside others that work
+
 
 @pytest.mark.parametrize("seed", [1])
 def test_every_hour_of_a_month_ends_where_the_source_says(

@@ -1,7 +1,11 @@
 """A small torture of the order of commits; `python -m tests.system.torture` is the full one."""
 
+import pytest
+
 from tests.system.harness import World, show
 from tests.system.torture import torture
+
+pytestmark = pytest.mark.xdist_group("minutes")  # waits for a minute to end, one beside others that work
 
 
 def test_rows_that_are_committed_late_are_billed_once(world: World) -> None:

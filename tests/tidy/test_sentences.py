@@ -3,6 +3,7 @@
 import ast
 import re
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -53,18 +54,27 @@ def sentences(tree: ast.Module) -> dict[str, str]:
     }
 
 
-TREES = {
-    ".".join(path.relative_to(ROOT).with_suffix("").parts): ast.parse(path.read_text()) for path in MODULES
-}
-SENTENCES = {name: sentences(tree) for name, tree in TREES.items()}
+PATHS = {".".join(path.relative_to(ROOT).with_suffix("").parts): path for path in MODULES}
+
+
+@cache
+def tree_of(name: str) -> ast.Module:
+    """Return a module as Python reads it. All of them take two seconds, which no worker needs that is given none."""
+    return ast.parse(PATHS[name].read_text())
+
+
+@cache
+def sentences_of(name: str) -> dict[str, str]:
+    """The constants of one of our modules that are sentences, by name; none of what is not ours."""
+    return sentences(tree_of(name)) if name in PATHS else {}
 
 
 def known_in(name: str) -> dict[str, str]:
     """The sentences that a module has a name for: its own, and those that it imports."""
-    known = dict(SENTENCES[name])
-    for node in ast.walk(TREES[name]):
+    known = dict(sentences_of(name))
+    for node in ast.walk(tree_of(name)):
         if isinstance(node, ast.ImportFrom):
-            theirs = SENTENCES.get(node.module or "", {})
+            theirs = sentences_of(node.module or "")
             known |= {
                 each.asname or each.name: theirs[each.name] for each in node.names if each.name in theirs
             }
@@ -90,7 +100,7 @@ def said(node: ast.expr, known: dict[str, str]) -> str | None:
 def decisions(name: str) -> Iterator[tuple[int, str]]:
     """Every sentence that a module compares something with, and where."""
     known = known_in(name)
-    for node in ast.walk(TREES[name]):
+    for node in ast.walk(tree_of(name)):
         compared: list[ast.expr] = []
         if isinstance(node, ast.Compare) and any(isinstance(each, WORDS) for each in node.ops):
             compared = [node.left, *node.comparators]
@@ -104,11 +114,11 @@ def decisions(name: str) -> Iterator[tuple[int, str]]:
                 yield each.lineno, sentence
 
 
-@pytest.mark.parametrize("name", TREES)
+@pytest.mark.parametrize("name", PATHS)
 def test_no_sentence_decides(name: str) -> None:
     """Of what kind a thing is stands in a field, a column or an enum; a reason may be put into better words any day."""
     assert list(decisions(name)) == []
-    texts = (node.value for node in ast.walk(TREES[name]) if isinstance(node, ast.Constant))
+    texts = (node.value for node in ast.walk(tree_of(name)) if isinstance(node, ast.Constant))
     assert [found[0] for text in texts if isinstance(text, str) for found in IN_SQL.finditer(text)] == []
 
 
