@@ -5,7 +5,8 @@ Rules
   from where meters read again, and that whoever reads one under what was known before commits nothing.
 - A key that gets a customer has it from where it had none: for all that waits. One that loses it has none in windows that
   begin from now on; what was billed stays.
-- A key whose customer changes keeps the old one in windows before; from where is a declared choice.
+- A key whose customer changes keeps the old one in windows before; from where is a declared choice. Where it is from now
+  on, it is from the first window that nobody has read.
 - Nothing is deleted that was billed by: what a key had is cut off where the next one begins.
 """
 
@@ -102,8 +103,13 @@ select %(mapping)s, key, %(now)s, before, after, starts, %(all)s and before is n
 
 # In the order of ids, so that two who do this wait for each other and never in a ring.
 HOLD_METERS = """
-select id from aggregator.meter
+select id, mark from aggregator.meter
  where id in (select meter_id from aggregator.definition where customers = %(name)s) order by id for update
+"""
+
+# A list may take long to read: by now, windows may have been read that begin after its instant.
+BEGIN_UNREAD = """
+update differing set starts = greatest(starts, %(unread)s) where before is not null and (after is null or not %(all)s)
 """
 
 BILL_WHAT_WAITED = """
@@ -115,12 +121,13 @@ update aggregator.meter set reread_from = least(reread_from, waiting.first)
  where meter.id = waiting.meter_id
 """
 
-# Whoever reads a meter just now has read it as it was before: that pass is lost, and the next one sees what moved.
 MOVE_WHAT_WAS_BILLED = """
-update aggregator.meter
-   set reread_from = least(reread_from, greatest(start_at, %(oldest)s)),
-       epoch = epoch + 1, lease_owner = null, lease_until = null
- where id = any(%(meters)s)
+update aggregator.meter set reread_from = least(reread_from, greatest(start_at, %(oldest)s)) where id = any(%(meters)s)
+"""
+
+# Whoever reads a meter just now has read it as it was before: that pass is lost, and the next one sees what is so by now.
+LET_NOBODY_GO_ON = """
+update aggregator.meter set epoch = epoch + 1, lease_owner = null, lease_until = null where id = any(%(meters)s)
 """
 
 BELIEVED = """
@@ -346,12 +353,17 @@ def _refuse_doubles(connection: Connection, name: str) -> None:
 
 def _write(connection: Connection, values: Mapping[str, object], difference: Difference) -> None:
     """Let what was read hold, and let meters read again what follows from it."""
-    meters = [meter for (meter,) in connection.execute(HOLD_METERS, values)]
+    marks = dict(connection.execute(HOLD_METERS, values).fetchall())
+    meters = list(marks)
+    if marks:
+        connection.execute(BEGIN_UNREAD, {**values, "unread": max(marks.values())})
     for statement in (RENAME, END_BEGUN, END_EARLIER, BEGIN, NOTE_CHANGES):
         connection.execute(statement, values)
     connection.execute(BILL_WHAT_WAITED, {**values, "meters": meters})
     if difference.changed and values["all"]:
         connection.execute(MOVE_WHAT_WAS_BILLED, {**values, "meters": meters})
+    if difference.differing:
+        connection.execute(LET_NOBODY_GO_ON, {"meters": meters})
     connection.execute(BELIEVED, values)
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from aggregator.collection.mapped_source import MappedSource
 from aggregator.collection.mapping import Looked, Mapping
-from aggregator.core.customers import WAITS, Moved
+from aggregator.core.customers import WAITS, Listed, Moved
 from aggregator.core.model import Decreases, Span
 from aggregator.errors import QueryRejected, SourceError, SourceUnreachable
 from aggregator.ledger.customers import Customers
@@ -97,6 +97,23 @@ def test_an_id_that_changes_from_now_on_leaves_what_was_billed(accounts: Account
     accounts.deliver()
     assert accounts.everything() == {"cus_one": 129, "cus_new": 6}
     assert accounts.held() == {}
+    accounts.check_balance()
+
+
+def test_a_list_that_takes_long_to_read_changes_nothing_that_was_billed_meanwhile(accounts: Accounts) -> None:
+    """Its change holds from the first window that nobody has read, and not from when it began to be read."""
+    began = START + 3 * HOUR
+    accounts.use("1", 8, 6, since=3)
+    accounts.at(5, 10)
+    accounts.round()
+    rows = [[Listed("1", "cus_new", None), Listed("2", None, None)]]
+    accounts.customers.take_over("accounts", rows, Moved.FUTURE, began, oldest=START, apart=EVERY / 2)
+    accounts.backfill(Span(START, START + 5 * HOUR))
+    accounts.use("1", 2, since=5)
+    accounts.at(6, 10)
+    accounts.round()
+    assert accounts.held() == {}
+    assert accounts.everything() == {"cus_one": 35, "cus_new": 2}
     accounts.check_balance()
 
 
