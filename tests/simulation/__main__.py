@@ -2,7 +2,7 @@
 
 python -m tests.simulation --seeds 2000     live 2,000 lives on all cores, and print a table
 python -m tests.simulation --seed 17        live one again, and tell its story
-python -m tests.simulation --kind samples   live lives of one kind: samples, or cursor
+python -m tests.simulation --kind samples   live lives of one kind: samples, mapping or cursor
 python -m tests.simulation --mutants        let the simulation find every bug of a list
 """
 

@@ -68,6 +68,8 @@ class Table:
     """When the transaction began that writes just now: what `now()` gives in it."""
     touched: list[tuple[dt.datetime, dt.datetime]] = field(default_factory=list)
     """What a trigger writes of every change: the stamp of its transaction, and the window."""
+    whose: Callable[[str, dt.datetime], str | None] = lambda name, _: name
+    """Whose a window is that a row names somebody for: themselves, unless a list says so."""
     _readings: dict[dt.datetime, list[Reading]] = field(default_factory=dict)
 
     def put(self, row: Row) -> None:
@@ -92,6 +94,10 @@ class Table:
         if self.stamp is not None:
             self.touched.append((self.stamp, start))
         self._readings.pop(start, None)
+        self.say(start)
+
+    def say(self, start: dt.datetime) -> None:
+        """Note what a window shows by now."""
         for customer, quantity in self.truth_of(start).items():
             self._said(customer, start, quantity)
 
@@ -112,7 +118,9 @@ class Table:
         sums: dict[str, Decimal] = defaultdict(Decimal)
         for row in self.by_window[start].values():
             if row.customer is not None and row.flaw is None:
-                sums[row.customer] += row.quantity
+                customer = self.whose(row.customer, start)
+                if customer is not None:
+                    sums[customer] += row.quantity
         return sums
 
     def truth(self) -> dict[Key, Decimal]:
@@ -126,9 +134,11 @@ class Table:
     def spoilt(self) -> set[Key]:
         """Return the slots with a row that nobody can be billed for."""
         return {
-            (row.customer, floor(row.at, self.window))
+            (customer, start)
             for row in self.rows.values()
             if row.customer is not None and row.flaw is not None
+            for start in (floor(row.at, self.window),)
+            if (customer := self.whose(row.customer, start)) is not None
         }
 
     def readings(self, span: Span, *, raw: bool, names_at: bool) -> list[Reading]:

@@ -8,6 +8,7 @@ import datetime as dt
 import random
 from dataclasses import dataclass, fields
 
+from aggregator.core.customers import Moved
 from aggregator.core.model import Decreases, WriteModel
 from aggregator.core.sampling import Reads
 from aggregator.ledger.identity import Failover
@@ -40,6 +41,8 @@ class Conditions:
     """Rows are read once, and added up in the ledger."""
     astray: float = 0.0
     """Share of rows whose ids follow no order, so that a cursor passes over them and only a recount finds them."""
+    mapped: Moved | None = None
+    """What becomes of usage whose customer changes, where a list says whose keys are; None: rows name customers."""
     sampled: Reads | None = None
     """How meters are read that are sampled."""
     every: dt.timedelta = HOUR

@@ -156,6 +156,8 @@ class Shape:
 class SourceGate:
     """The application database. A read sees one instant of it, however long it takes."""
 
+    name = "application"
+
     def __init__(self, gate: Gate, application: Application, spells: Spells, standbys: Standbys) -> None:
         self._gate = gate
         self._application = application

@@ -4,13 +4,18 @@ from collections.abc import Callable
 from typing import Any
 
 from tests.simulation.by_cursor import drawn_by_cursor
+from tests.simulation.by_mapping import drawn_by_mapping
 from tests.simulation.by_samples import drawn_sampled
 from tests.simulation.conditions import Conditions, drawn
 from tests.simulation.life import Life, Lived, live, outcome
 
 Drawn = Callable[[int, Any, Any], Conditions]
 
-KINDS: dict[str, Callable[[int, Drawn], Conditions]] = {"cursor": drawn_by_cursor, "samples": drawn_sampled}
+KINDS: dict[str, Callable[[int, Drawn], Conditions]] = {
+    "cursor": drawn_by_cursor,
+    "mapping": drawn_by_mapping,
+    "samples": drawn_sampled,
+}
 
 
 def live_kind(seed: int, kind: str = "", kept: int = 60) -> Lived:

@@ -10,9 +10,11 @@ from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
 from aggregator.collection import collector as collection_shell
+from aggregator.collection.asking import Source
 from aggregator.collection.backfill import Backfill, Backfilled, span_of
 from aggregator.collection.collector import Collector
 from aggregator.collection.glance import Glance
+from aggregator.collection.mapped_source import MappedSource
 from aggregator.collection.revisits import Revisits
 from aggregator.collection.rounds import Collected
 from aggregator.core.model import (
@@ -46,6 +48,7 @@ from tests.simulation.application import Application
 from tests.simulation.backfilling import Backfilling
 from tests.simulation.beforehand import Beforehand
 from tests.simulation.by_cursor import LivedCursorSource, settings
+from tests.simulation.by_mapping import ACCOUNTS, EVERY, Accounts, GatedCustomers, mapping_of
 from tests.simulation.by_samples import Account, LivedSampledSource, sampling_of
 from tests.simulation.cancel_gate import CancelGate
 from tests.simulation.carrying import Carrying
@@ -66,6 +69,7 @@ from tests.simulation.marks import Marks
 from tests.simulation.memory import MemoryLedger, MemoryMeters, Tables
 from tests.simulation.memory_adopting import MemoryAdopting
 from tests.simulation.memory_cancelling import MemoryCancellations
+from tests.simulation.memory_customers import MemoryCustomers
 from tests.simulation.memory_files import MemoryFiles
 from tests.simulation.memory_first_use import MemoryFirstUses
 from tests.simulation.memory_identity import Disk, MemoryIdentity
@@ -140,6 +144,7 @@ class InMemory:
             uploads=MemoryUploads(self.ledger),
             places=MemoryPlaces(self.ledger),
             adoption=MemoryAdopting(self.ledger),
+            customers=MemoryCustomers(self.ledger),
         )
 
     def tables(self) -> Tables:
@@ -189,6 +194,8 @@ class Life:
         self.ledger = ledger(self.scheduler)
         sampled = self.conditions.sampled is not None
         self.account = Account(self, self.application) if sampled else None
+        mapped = self.conditions.mapped is not None
+        self.accounts = Accounts(self, random.Random(f"{seed}: accounts")) if mapped else None
         self.watch = Invariants(
             self.scheduler, self.conditions, self.application, self.marks, self.ledger.tables
         )
@@ -254,6 +261,7 @@ class Life:
             decreases=conditions.decreases,
             deltas=settings(name) if conditions.by_cursor else None,
             sampling=sampling,
+            customers=None if conditions.mapped is None else ACCOUNTS,
             retained=None if sampling is None else sampling.kept,
             latest=conditions.write_model is WriteModel.LAST,
             outlets=(Outlet(SINK, None, name),),
@@ -359,6 +367,8 @@ class Life:
         if self.conditions.decreases is Decreases.CANCEL:
             self.scheduler.spawn(process, f"{name} cancelling", daemon.cancel)
         process.died = lambda: self._restart(name)
+        if self.accounts is not None:
+            self.scheduler.spawn(process, f"{name} mapping", lambda: daemon.map(self.accounts))  # type: ignore[arg-type]
         for meter in self.configuring.of(name):
             self.scheduler.spawn(process, f"{name} {meter.name}", lambda meter=meter: daemon.collect(meter))  # type: ignore[misc]
         for worker in range(self.conditions.workers):
@@ -396,6 +406,8 @@ class Life:
             self.scheduler.at(START + (end - START) * self.random.random(), self._look)
         self.backfilling.plan(START, end)
         self.new_ids.plan(START, end)
+        if self.accounts is not None:
+            self.accounts.plan(START, end)
         self.configuring.plan(START, end)
 
     def _look(self) -> None:
@@ -460,6 +472,10 @@ class Daemon:
         self._sink = SinkGate(self._gate, life.service, life.watch, SINK, set(self._registered))
         self._writes = life.carrying.writer(self._gate, list(self._registered))
         self._sink_id = next(iter(self._registered.values())).feeds[0].sink_id
+        accounts = life.accounts
+        self._customers = (
+            None if accounts is None else GatedCustomers(self._gate, parts["customers"], accounts)
+        )
         names = {feed.id: known.meter.name for known in self._registered.values() for feed in known.feeds}
         self._names: dict[int, str] = names
 
@@ -592,6 +608,15 @@ class Daemon:
             pace = 6 if self._life.resting else 1
             self._scheduler.wait(pace * (5 + 30 * self._random.random()) * MINUTE)
 
+    def map(self, accounts: Accounts) -> None:
+        """Read whose keys are, for ever."""
+        assert self._customers is not None
+        assert self._life.conditions.mapped is not None
+        shell = mapping_of(self._gate, self._customers, accounts, self._life.conditions.mapped)
+        while True:
+            self._round(lambda: shell.run_once(self._gate.now()))
+            self._scheduler.wait(EVERY * (8 if self._life.resting else 1) * (0.5 + self._random.random()))
+
     def hear(self) -> None:
         """Ask for messages, for ever."""
         shell = self._intake()
@@ -641,6 +666,14 @@ class Daemon:
     def _source(self) -> SourceGate:
         return SourceGate(self._gate, self._life.application, self._life.spells, self._life.standbys)
 
+    def _mapped(self, known: Registered) -> Source:
+        source = self._source()
+        if self._customers is None:
+            return source
+        # As wired, but that the names of definitions are looked up without a step.
+        held = self._life.ledger.verbs(self.process.owner, self.host.disk).meters
+        return MappedSource(source, self._customers, lambda: held.definitions(known))  # type: ignore[arg-type]
+
     def _collection(self, meter: Meter) -> Collector:
         registered, taking_in, sampled = self._registered[meter.name], None, None
         if self._life.account is not None:
@@ -654,7 +687,7 @@ class Daemon:
         asks = registered.meter.changed is not None
         return Collector(
             registered,
-            sampled or taking_in or self._source(),
+            sampled or taking_in or self._mapped(registered),
             self._ledger.meters,
             self._ledger.passes,
             ledger_name=self._ledger.identity.name,

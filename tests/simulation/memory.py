@@ -363,6 +363,24 @@ class PinRow:
     timeline: int | None = None
 
 
+class Spell(NamedTuple):
+    """From when a key has a customer, or none. It has it until the next one begins."""
+
+    since: dt.datetime
+    customer: str | None
+
+
+@dataclass(slots=True)
+class MappingRow:
+    """A mapping: when it was looked at and believed, and what was not believed of it."""
+
+    looked_at: dt.datetime | None = None
+    read_at: dt.datetime | None = None
+    doubted_at: dt.datetime | None = None
+    differing: int | None = None
+    keys: dict[str, list[Spell]] = field(default_factory=dict)
+
+
 @dataclass(slots=True)
 class Tables:
     """All that is committed."""
@@ -406,6 +424,8 @@ class Tables:
     """By the feed that customers leave, and the customer; None: everybody else."""
     reassertions: dict[tuple[int, dt.datetime, str], dt.datetime] = field(default_factory=dict)
     """Of feed, window and customer: from when on the slot is to be sent again."""
+    mappings: dict[str, MappingRow] = field(default_factory=dict)
+    """What is known of whose keys are."""
     touched: dict[int, Touched] = field(default_factory=dict)
     """By meter, up to when what the source named has been read again."""
     pieces: dict[tuple[int, Span], PieceRow] = field(default_factory=dict)
@@ -585,7 +605,16 @@ class MemoryMeters:
             since = definitions.begins(definitions.at(known, row.mark), meter.window, row.mark)
         known[:] = [each for each in known if each.since < since]
         if not known or known[-1].fingerprint != meter.fingerprint:
-            known.append(Definition(since, meter.fingerprint, meter.query, meter.window, meter.dimensions))
+            known.append(
+                Definition(
+                    since,
+                    meter.fingerprint,
+                    meter.query,
+                    meter.window,
+                    meter.dimensions,
+                    customers=meter.customers,
+                )
+            )
         row.fingerprint = meter.fingerprint
 
     def acquire(self, registered: Registered) -> Lease | None:

@@ -37,6 +37,7 @@ from aggregator.ledger.passes.stats import Tally
 from aggregator.ledger.passes.unchanged import NOBODY, LeftAs, Unchanged
 from aggregator.ledger.passes.usual import Past, Swelled, past_of
 from aggregator.ledger.review.moves import may_move
+from tests.simulation import memory_customers
 from tests.simulation import memory_moves as moves
 from tests.simulation.apart import SIGN, customer_of, dimensions_of, name_of, named
 from tests.simulation.conditions import HOUR
@@ -137,6 +138,7 @@ class MemoryPasses:
             tally.oldest_deferred,
             once_more,
             waiting(self._ledger, lease.registered, this.now),
+            memory_customers.ready(tables, meter.id) if lease.is_mapped else None,
             *guarded,
         ]
         meter.reread_from = min((each for each in oldest if each is not None), default=None)
@@ -171,6 +173,10 @@ class MemoryPasses:
                 row.seen_until = max(row.seen_until or each.this.seen, each.this.seen)
             noted.add(row.id)
         return noted
+
+    def doubtful_windows(self, registered: Registered) -> frozenset[dt.datetime]:
+        """Return none: nobody adopts in lives in which usage is billed by keys."""
+        return frozenset()
 
     def left_as(self, registered: Sequence[Registered]) -> dict[str, LeftAs]:
         """Return, by name, how the last rounds left those of these meters in which they left nothing to be done."""

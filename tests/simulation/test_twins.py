@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import pytest
 
 from aggregator.ledger.adoption import Adopting
+from aggregator.ledger.customers import Customers
 from aggregator.ledger.cutovers import Cutovers
 from aggregator.ledger.identity import LedgerIdentity
 from aggregator.ledger.meters import Meters
@@ -23,6 +24,7 @@ from aggregator.ledger.samples import Samples
 from tests.simulation.memory import MemoryMeters
 from tests.simulation.memory_adopting import MemoryAdopting
 from tests.simulation.memory_cancelling import MemoryCancellations
+from tests.simulation.memory_customers import MemoryCustomers
 from tests.simulation.memory_cutovers import MemoryCutovers
 from tests.simulation.memory_files import MemoryFiles
 from tests.simulation.memory_first_use import MemoryFirstUses
@@ -51,16 +53,18 @@ TWINS: dict[type, type] = {
     MemoryPlaces: Places,
     MemoryAdopting: Adopting,
     MemoryCutovers: Cutovers,
+    MemoryCustomers: Customers,
 }
 
 NOT_LIVED: dict[type, set[str]] = {
     Meters: {"look", "memory", "note_unstable", "redefine"},
-    Passes: {"doubtful_windows", "preview"},
+    Passes: {"preview"},
     RunningTotals: {"of_all"},
     Outbox: {"clock_set_back", "planned_by", "waiting"},
     InDoubt: {"sent_silently"},
     LedgerIdentity: {"accounts", "follow", "remarks"},
     Cancellations: {"candidates", "undecided"},
+    Customers: {"keys", "mapped_meters", "names", "states", "waiting"},
     Cutovers: {"crossings", "known", "unmoved"},
     Notifications: {"last_pass_at", "poll_states"},
     Samples: {"gaps", "states"},
