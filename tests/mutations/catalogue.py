@@ -513,6 +513,15 @@ MISTAKES: tuple[Mistake, ...] = (
         ("tests/core/test_metrics.py::test_a_process_that_scrapes_again_tells_what_a_new_one_tells",),
     ),
     Mistake(
+        "a person is asked again about what was withdrawn to send a window again",
+        "aggregator/ledger/passes/reassert.py",
+        "    _leave_at_that(connection, feed, pass_id, now)\n",
+        "",
+        (
+            "tests/postgres/test_replacing_sinks.py::test_what_was_dismissed_stays_so_though_its_window_is_said_again",
+        ),
+    ),
+    Mistake(
         "a glance does not ask how another round left the meter",
         "aggregator/ledger/passes/unchanged.py",
         " and meter.left_as = said.left_as\n",

@@ -17,6 +17,7 @@ from aggregator.core.model import (
     WriteModel,
 )
 from aggregator.ledger.database import Database
+from aggregator.ledger.review.decisions import Decider, Decisions
 from aggregator.ledger.review.in_doubt import InDoubt
 from aggregator.ledger.review.parked import ParkedEvents
 from tests.fakes import LIMITS, FakeSink
@@ -24,6 +25,7 @@ from tests.postgres.rejecting import reject_by_report
 from tests.postgres.world import HOUR, METER, MINUTE, START, World
 
 SECOND = dt.timedelta(seconds=1)
+PARKED = "select event_id from aggregator.parked"
 
 
 class ReplacingSink(FakeSink):
@@ -295,6 +297,59 @@ def test_what_waits_for_a_person_is_not_said_again_without_a_word(
     assert world.told.kept("cus_a")[START + HOUR] == 7
     assert world.one("select state::text from aggregator.event where id = %s", event) == "void"
     world.check_balance()
+
+
+def test_what_was_dismissed_stays_so_though_its_window_is_said_again(seats: Replacing) -> None:
+    """However often; by whom and why stays on record. Another number is a new question."""
+    hold_decreases(seats)
+    parked = ParkedEvents(seats.database)
+    ada = Decider("ada", "they keep their seats")
+    for hour, number in enumerate((10, 12)):
+        seats.source.use("cus_a", START + hour * HOUR, number)
+    seats.round(2)
+
+    def say_again(minutes: int) -> None:
+        """Correct the older window; the next pass finds what was withdrawn for that."""
+        _, _, quantity = seats.source.uses[0]
+        seats.source.uses[0] = ("cus_a", START, quantity + 1)
+        for more in (0, 2, 4):
+            seats.round(2, minutes + more)
+        assert [seats.told.last("cus_a", by_arrival=by) for by in (True, False)] == [12, 12]
+
+    def stand() -> list[tuple[int, bool]]:
+        """Return what the newer window would be lowered to, and whether a person has left it at that."""
+        return seats.rows(
+            "select event.total::int, dismissed_at is not null from aggregator.parked join aggregator.event on id = event_id"
+        )
+
+    seats.source.uses[1] = ("cus_a", START + HOUR, Decimal(9))
+    seats.round(2, 12)
+    parked.dismiss([event for (event,) in seats.rows(PARKED)], seats.now, ada)
+    for minutes in (14, 20, 26):
+        say_again(minutes)
+        assert stand() == [(9, True)]
+    [(event,)] = seats.rows(PARKED)
+    [decided] = Decisions(seats.database).about([event]).values()
+    assert (decided.who, decided.reason, decided.at) == (
+        "ada",
+        "they keep their seats",
+        START + 2 * HOUR + 12 * MINUTE,
+    )
+    seats.source.uses[0] = ("cus_a", START, Decimal(20))
+    seats.round(2, 32)
+    assert stand() == [], "it is withdrawn, and what is booked said again"
+    seats.source.uses[1] = ("cus_a", START + HOUR, Decimal(8))
+    seats.round(2, 34)
+    assert stand() == [(8, False)]
+    say_again(36)
+    assert stand() == [(8, False)]
+    parked.dismiss([event for (event,) in seats.rows(PARKED)], seats.now, ada)
+    seats.source.uses[1] = ("cus_a", START + HOUR, Decimal(12))
+    seats.round(2, 42)
+    seats.source.uses[1] = ("cus_a", START + HOUR, Decimal(8))
+    seats.round(2, 44)
+    assert stand() == [(8, False)], "the source has said something else since"
+    seats.check_balance()
 
 
 def test_a_total_that_was_replaced_and_arrives_late_does_not_stay(overwriting: Replacing) -> None:

@@ -23,7 +23,7 @@ from typing import NamedTuple, Protocol
 from psycopg.types.range import TimestamptzRange
 
 from aggregator.core import definitions
-from aggregator.core.model import Change, Decision, Definition, EventId, Span, Swollen, WriteModel
+from aggregator.core.model import Change, Decision, Definition, Span, Swollen, WriteModel
 from aggregator.errors import LeaseLost, LedgerStopped, LedgerUnreachable
 from aggregator.ledger import combinations, customers
 from aggregator.ledger.database import Connection, Database, Part
@@ -63,7 +63,8 @@ with gone as (
      where event_id = any(%(events)s) and state in ('held', 'refused') returning event_id, was_accepted
 )
 update aggregator.event
-   set state = 'void', settled_at = %(now)s, reason = 'replaced by a newer plan'
+   set state = 'void', settled_at = %(now)s,
+       reason = case when event.id = any(%(withdrawn)s) then %(to_say_again)s else 'replaced by a newer plan' end
   from gone where event.id = gone.event_id and event.state in ('held', 'refused')
 returning event.id, gone.was_accepted
 """
@@ -226,15 +227,14 @@ class Passes(Part):
                         tally.held += moves.hold(connection, feed, pass_id, this.now)
                     if lease.is_mapped and may_move:
                         tally.held += moves.hold_declared(connection, registered.id, feed, pass_id, this.now)
-                    reassert.note_newer(connection, feed, pass_id, this.now)
-                    reassert.note_close(connection, feed, pass_id, this.now)
+                    reassert.note(connection, feed, pass_id, this.now)
                     _guard(connection, lease, feed, this, past, tally, held)
             tally.held += moves.hold_across(connection, lease, pass_id, this.now)
             if tally.changed:
                 evidence.note(connection, registered, pass_id, mark, tally.reread)
             reassert.note_given_up(connection, registered.feeds, tally.voided, this.now)
             moves.keep(connection, registered.feeds, pass_id, tally.voided, this.now)
-            once_more = _void(connection, tally.voided, this.now)
+            once_more = _void(connection, tally, this.now)
             moves.part(connection, registered.feeds, this.now)
             note_unmapped(connection, registered, this.span)
             shrink_guard.note_or_believe(connection, registered, this.span, this.now, fallen)
@@ -426,15 +426,21 @@ def _left_to_read(since: dt.datetime | None, this: Pass, mark: dt.datetime) -> d
     return this.span.end if this.span.end < mark else None
 
 
-def _void(connection: Connection, events: list[EventId], now: dt.datetime) -> dt.datetime | None:
+def _void(connection: Connection, tally: Tally, now: dt.datetime) -> dt.datetime | None:
     """Withdraw parked events that newer plans replace. If a person released one meanwhile, nothing is committed.
 
     Return the oldest window in which another event that came to nothing is still to be planned anew; None if none is.
     """
-    if not events:
+    if not tally.voided:
         return None
-    gone = connection.execute(REPLACE_PARKED, {"events": events, "now": now}).fetchall()
-    if len(gone) != len(events):
+    values = {
+        "events": tally.voided,
+        "withdrawn": tally.withdrawn,
+        "to_say_again": reassert.WITHDRAWN,
+        "now": now,
+    }
+    gone = connection.execute(REPLACE_PARKED, values).fetchall()
+    if len(gone) != len(tally.voided):
         raise LeaseLost("A parked event was released while it was being replaced; nothing was written.")
     rejected = [event for event, was_accepted in gone if was_accepted]
     row = connection.execute(REPLAN_NEXT, {"events": rejected}).fetchone() if rejected else None

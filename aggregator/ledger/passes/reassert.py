@@ -8,6 +8,8 @@ Rules
   period ends the ledger does not know, and each has a newest window. One whose event is still owed cannot be said yet; it is
   noted, and said with all that is newer than it.
 - Of two files that lie in a folder, the older may be taken last. A total that follows another so soon is said once more.
+- To say a slot again, a change that is held is withdrawn, and found by the next pass. If a person had dismissed it, and it
+  is the same again, that still counts: it was withdrawn for our reasons, not for theirs.
 - It is noted in the transaction of the pass that causes it, and done by the pass that next reads the window; once it is due
   that is one of the next, however old the window is.
 """
@@ -21,6 +23,8 @@ from aggregator.ledger.meters import Feed
 
 LATEST_ARRIVAL = dt.timedelta(hours=6)
 """No request arrives later than this after it left: it is a condition of the promise, in docs/promise.md."""
+
+WITHDRAWN = "withdrawn to send the window again as it stands"
 
 # A total that was rejected, or that a person has left at that, is not where the slot stands: to say it again would send it
 # without anybody's word. Once it is released, it is said in any case.
@@ -86,6 +90,30 @@ select slot.feed_id, slot.window_start, slot.customer, slot.combination, %(now)s
   left join aggregator.event as with_it on with_it.id = slot.tail and with_it.pass_id = %(pass_id)s
  where with_it.id is null
     on conflict (feed_id, window_start, customer, combination) do nothing
+"""
+
+# The same change, right behind the event that said where the slot stands: nothing else has happened since it was withdrawn.
+# The decision is noted for the new event as well, as it was made, so that this holds however often the slot is said again.
+# What holds usage that moved is decided as a whole.
+LEAVE_AT_THAT = """
+with again as (
+    select event.id, decision.decided_at, decision.who, decision.reason
+      from aggregator.parked
+      join aggregator.event on event.id = parked.event_id and event.pass_id = %(pass_id)s
+     cross join lateral aggregator.events_of(event.slot_id) as before
+     cross join lateral (
+            select * from aggregator.decision where decision.events @> array[before.id] order by decision.id desc limit 1
+           ) as decision
+     where parked.feed_id = %(feed_id)s and parked.state = 'held' and parked.dismissed_at is null
+       and parked.moved_with is null
+       and before.revision = event.revision - 2 and before.state = 'void' and before.reason = %(withdrawn)s
+       and (before.delta, before.total) = (event.delta, event.total)
+       and decision.verb = 'dismiss'
+), left_at as (
+    update aggregator.parked set dismissed_at = %(now)s from again where parked.event_id = again.id
+)
+insert into aggregator.decision (decided_at, verb, who, reason, events)
+select decided_at, 'dismiss', who, reason, array_agg(id order by id) from again group by decided_at, who, reason
 """
 
 # What says the same as the one before it is right whichever of the two is taken last. So what is said once more comes to an
@@ -159,7 +187,7 @@ def note_given_up(
         connection.execute(NOTE_GIVEN_UP, values)
 
 
-def note_newer(connection: Connection, feed: Feed, pass_id: int, now: dt.datetime) -> None:
+def _note_newer(connection: Connection, feed: Feed, pass_id: int, now: dt.datetime) -> None:
     """Note the windows that are newer than what a pass has just said, as far as it has not said them again itself."""
     if feed.model is WriteModel.LAST:
         values = {"feed_id": feed.id, "pass_id": pass_id, "now": now}
@@ -167,7 +195,22 @@ def note_newer(connection: Connection, feed: Feed, pass_id: int, now: dt.datetim
         connection.execute(NOTE_NEWER, values)
 
 
-def note_close(connection: Connection, feed: Feed, pass_id: int, now: dt.datetime) -> None:
+def note(connection: Connection, feed: Feed, pass_id: int, now: dt.datetime) -> None:
+    """Note what is to be said again for what a pass has just written, and what a person has left at that already."""
+    _leave_at_that(connection, feed, pass_id, now)
+    _note_newer(connection, feed, pass_id, now)
+    _note_close(connection, feed, pass_id, now)
+
+
+def _leave_at_that(connection: Connection, feed: Feed, pass_id: int, now: dt.datetime) -> None:
+    """Dismiss what a pass holds once more although a person had dismissed it before the slot was said again."""
+    if feed.model is not WriteModel.DELTA:
+        connection.execute(
+            LEAVE_AT_THAT, {"feed_id": feed.id, "pass_id": pass_id, "withdrawn": WITHDRAWN, "now": now}
+        )
+
+
+def _note_close(connection: Connection, feed: Feed, pass_id: int, now: dt.datetime) -> None:
     """Note the slots whose total a pass has changed so soon after the one before it that this may count last."""
     if feed.model is WriteModel.OVERWRITE and not feed.keeps_order:
         values = {"feed_id": feed.id, "pass_id": pass_id, "now": now}
