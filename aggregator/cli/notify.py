@@ -22,9 +22,9 @@ def notify(config_path: Path, *, test: bool, as_json: bool) -> None:
 
     \b
     Exit codes:
-      0  nothing is amiss; with --test, every service took the message
+      0  nothing is wrong; with --test, every service took the message
       1  with --test, a service did not
-      4  something is amiss
+      4  something is wrong
     """
     config = load_config(config_path)
     if not test:
@@ -40,10 +40,10 @@ def notify(config_path: Path, *, test: bool, as_json: bool) -> None:
         if as_json:
             write_json([{"text": each.text, "command": each.command} for each in found])
         elif found:
-            rows = [{"trouble": each.text, "command": each.command} for each in found]
-            show_rows("troubles", "trouble run=command", rows)
+            rows = [{"problem": each.text, "command": each.command} for each in found]
+            show_rows("problems", "problem run=command", rows)
         else:
-            say("Nothing is amiss.")
+            say("Nothing is wrong.")
         raise click.exceptions.Exit(ExitCode.PERSON_NEEDED if found else ExitCode.DONE)
     services = config.monitoring.services_revealed()
     if not services:

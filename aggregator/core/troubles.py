@@ -41,7 +41,7 @@ class Message(NamedTuple):
     @property
     def title(self) -> str:
         """A line that says what it is about."""
-        parts = [counted(len(self.begun), "new trouble")] * bool(self.begun)
+        parts = [counted(len(self.begun), "new problem")] * bool(self.begun)
         parts += [f"{len(self.over)} over"] * bool(self.over)
         parts += [f"{len(self.lasting)} still there"] * bool(self.lasting)
         return f"aggregator: {', '.join(parts)}"

@@ -98,7 +98,7 @@ def test_what_could_not_be_sent_is_told_again(day: Day) -> None:
 def test_a_message_names_each_with_its_command() -> None:
     """New ones, what lasts, and what is over."""
     message = Message((HALTED,), (AWAY,), ())
-    assert message.title == "aggregator: 1 new trouble, 1 over"
+    assert message.title == "aggregator: 1 new problem, 1 over"
     assert message.body == (
         "Sink stripe refuses every call.\n  run: aggregator status\nOver: Source app cannot be reached."
     )

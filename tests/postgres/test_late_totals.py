@@ -112,7 +112,7 @@ def test_at_first_it_is_asked_as_far_back_as_it_keeps_and_then_for_the_rest(
 def test_a_sink_that_knows_no_such_messages_is_asked_again_later(
     world: World, client: Client, error: type[SinkError]
 ) -> None:
-    """They are in a preview. Nothing is amiss with that: `status` does not show it."""
+    """They are in a preview. Nothing is wrong with that: `status` does not show it."""
     client.refuses = error("types names what cannot be listed")
     refused = hear(world, client).refused
     assert refused is not None

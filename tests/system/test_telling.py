@@ -80,14 +80,14 @@ def test_people_are_told_what_is_amiss_and_when_it_is_over(world: World, post: P
     world.use("cus_1", 5, minute=2)
     daemon.logged("sink_halted")
     [message] = until(lambda: post.messages, "people are told")
-    assert message["title"] == "aggregator: 1 new trouble"
+    assert message["title"] == "aggregator: 1 new problem"
     assert message["message"] == "Sink stripe refuses every call.\n  run: aggregator status"
     assert message["type"] == "warning"
     before = len(post.pings)
     world.sandbox.set_keys()
     daemon.logged("sink_resumed")
     until(lambda: len(post.messages) > 1, "people are told that it is over")
-    assert post.titles() == ["aggregator: 1 new trouble", "aggregator: 1 over"]
+    assert post.titles() == ["aggregator: 1 new problem", "aggregator: 1 over"]
     until(lambda: len(post.pings) > before + 1, "it says again that it lives")
     until(lambda: len(daemon.log("announced")) == 2, "it notes both")
     daemon.stop()
@@ -122,7 +122,7 @@ def test_one_pass_says_that_it_lives(world: World, post: Post) -> None:
     assert world.once().code == 0
     assert post.pings == ["/once"]
     ran = world.run("notify")
-    assert (ran.code, ran.out) == (0, "Nothing is amiss.\n")
+    assert (ran.code, ran.out) == (0, "Nothing is wrong.\n")
     world.source("drop table usage")
     assert world.once().code == 1
     assert post.pings == ["/once"]
