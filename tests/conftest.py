@@ -41,10 +41,11 @@ UNSAFE_AND_FAST = ("fsync = off", "synchronous_commit = off", "full_page_writes 
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Declare our marker, and hear signals: who starts us in the background may have some ignored, and so our children."""
+    """Declare our markers, and hear signals: who starts us in the background may have some ignored, and so our children."""
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGINT, signal.default_int_handler)
         signal.signal(signal.SIGQUIT, signal.SIG_DFL)
+    gc.disable()
     config.addinivalue_line("markers", "direct: reaches its databases without a pooler in any case")
     config.addinivalue_line(
         "markers", "sessions: is about sessions; with a pooler, it runs without one as well"
@@ -72,8 +73,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """All that was collected stays until the end: nobody need look for garbage in it again and again."""
+    """All that was collected stays until the end: nobody need look for garbage in it, neither meanwhile nor ever after."""
     gc.freeze()
+    gc.enable()
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
