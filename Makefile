@@ -119,7 +119,7 @@ format: $(READY) ## format the code and mend what lint can mend
 bench: $(READY) ## measured figures: seconds, and processor time per event; ARGS="--against CHECKOUT" for ratios
 	@$(BIN)/python -m bench $(ARGS)
 
-EXTRAS := duckdb,embedded,metronome,mysql,notify,opentelemetry,s3,spark
+EXTRAS := archive,duckdb,embedded,metronome,mysql,notify,opentelemetry,s3,spark
 
 .PHONY: dist
 dist: $(READY) ## wheel, source distribution and list of components (CycloneDX), in dist/, tried in an empty environment

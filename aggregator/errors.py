@@ -14,7 +14,9 @@
     │   ├── MeterRefused            a configured meter would bill again what this ledger billed: correct the configuration
     │   ├── LedgerStopped           it was wound back or copied, or a sink changed its account: adopt
     │   │   └── LedgerFailedOver    its server may lack the latest commits: adopt, or say that nothing was lost
-    │   └── LeaseLost               another process holds the meter now: nothing was written
+    │   ├── LeaseLost               another process holds the meter now: nothing was written
+    │   ├── MonthClosed             windows are asked for whose month is archived: nothing of them is read or billed any more
+    │   └── ArchiveError            an archive cannot be written or read: make room, or bring the file back
     ├── SinkError                   where events go
     │   ├── AccountRefused          one of the accounts that customers name does not let us in: its owner must act
     │   ├── SinkCrowded             it has more to say than fits one answer: ask for less at once
@@ -125,6 +127,14 @@ class MeterRefused(LedgerError):
 
 class LeaseLost(LedgerError):
     """Another process holds this meter now; nothing was written."""
+
+
+class MonthClosed(LedgerError):
+    """These windows are closed for good, since their month is archived; begin later."""
+
+
+class ArchiveError(LedgerError):
+    """An archive cannot be written or read; see docs/archives.md."""
 
 
 class SinkError(AggregatorError):

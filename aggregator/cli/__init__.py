@@ -85,6 +85,7 @@ COMMANDS = {
         ),
     },
     "Set up and try out": {
+        "ledger": "Look at the size of the ledger, and archive months that are closed.",
         "migrate": "Create the ledger's tables, or upgrade them to this version.",
         "grants": (
             "Print the SQL that creates the ledger's roles and grants each what it needs; with --check, "

@@ -27,6 +27,7 @@ from aggregator.collection.revisits import Revisits
 from aggregator.collection.rounds import Collected
 from aggregator.collection.sight import Seen, Sight
 from aggregator.core import commit_barrier, definitions, freshness, planner, windows
+from aggregator.core.archive import closed
 from aggregator.core.changed import Asked
 from aggregator.core.feed_terms import report_lost, sealed
 from aggregator.core.forecast import Forecast
@@ -48,6 +49,7 @@ from aggregator.errors import (
     LeaseLost,
     LedgerStopped,
     LedgerUnreachable,
+    MonthClosed,
     QueryTimedOut,
     SourceError,
 )
@@ -146,9 +148,11 @@ class Collector:
         return result
 
     def backfill(self, span: Span, goal: Span, now: dt.datetime) -> Collected:
-        """Read one piece of a backfill towards `goal`, and commit it."""
+        """Read one piece of a backfill towards `goal`, and commit it. Raises MonthClosed where some of it is archived."""
         with self._round() as (lease, result):
             if lease is not None:
+                if lease.archived_until is not None and span.start < lease.archived_until:
+                    raise MonthClosed(closed(self.meter.name, lease.archived_until))
                 now = self._present(now)
                 if self._by_cursor is not None:
                     self._take_in(self._by_cursor, lease, result)

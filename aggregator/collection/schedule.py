@@ -3,7 +3,7 @@
 Rules
 - What is new is read first, then the old windows whose turn it is. So a long look back delays nothing. Where a customer is
   billed for the newest window, all is read in the order of time: what is said of an old one must not come last.
-- Nothing before `start_at` is read, nor before where the source still has its rows.
+- Nothing before `start_at` is read, nor before where the source still has its rows, nor of months that are archived.
 - A change that waits for an unsettled event is read again: in every round if it is younger than two days, else every hour.
 - Windows that the source could not give are left out until their time has come.
 - Where the source says which windows were touched, the old ones are read that it names: all of them at a declared pace, and
@@ -165,9 +165,10 @@ def _once_more(lease: Lease, first: dt.datetime, spans: Iterable[Span]) -> Itera
 
 def earliest(meter: Meter, lease: Lease, now: dt.datetime) -> dt.datetime:
     """Return before when nothing is read. Raises SourceError if windows that were never read lie before that."""
+    begins = max(meter.start_at, lease.archived_until or meter.start_at)
     sealed = meter.sealed_until(now)
     if sealed is None:
-        return meter.start_at
+        return begins
     first = definitions.ceiling(sealed, definitions.at(lease.definitions, sealed).window)
     if first > lease.mark:
         raise SourceError(
@@ -175,4 +176,4 @@ def earliest(meter: Meter, lease: Lease, now: dt.datetime) -> dt.datetime:
             f"{first:%Y-%m-%dT%H:%MZ} on (`data_retained_from`), so the windows between cannot be billed. Restore the "
             f"rows and correct `data_retained_from`, or give them up with `start_at: {first:%Y-%m-%dT%H:%MZ}`."
         )
-    return max(meter.start_at, first)
+    return max(begins, first)

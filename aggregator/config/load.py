@@ -135,7 +135,11 @@ class _Assembly:
 
     def _ledger(self) -> Ledger | None:
         section = Section(self.top, ("ledger",), _mapping(self.top, "ledger", "keys"))
-        return section.build(Ledger, section.resolved("url", LONGEST_SECRET, needed=False))
+        data = section.resolved("url", LONGEST_SECRET, needed=False)
+        archive = data.get("archive")
+        if isinstance(archive, str) and archive and "://" not in archive:
+            data["archive"] = str((self.top.directory / archive).resolve())
+        return section.build(Ledger, data)
 
     def _top_block(self, name: str, model: type[Model], secrets: Iterable[str]) -> Model | None:
         section = Section(self.top, (name,), _mapping(self.top, name, "keys"))

@@ -25,9 +25,11 @@ from aggregator.config.sinks import ApiSink, MetronomeSink
 from aggregator.config.source_files import SourceFiles, files_of_duckdb
 from aggregator.config.values import (
     API_KEY,
+    ArchivePlace,
     DatabaseUrl,
     Duration,
     Interval,
+    Months,
     PostgresUrl,
     SigningSecrets,
     StripeKey,
@@ -37,6 +39,7 @@ from aggregator.config.values import (
     refuse,
 )
 from aggregator.config.web import Web
+from aggregator.core.archive import LEAST_KEPT
 from aggregator.errors import UsageError
 
 # Stripe's limits on calls to the metering endpoints, per second and account; test mode has the lower one.
@@ -53,6 +56,18 @@ CONNECT_CALLS_PER_SECOND = {"live": 100, "test": 25}
 
 # Nobody's limit: whatever answers on this machine, as the sandbox does, takes what it can.
 LOOPBACK_PER_SECOND = 10_000
+
+
+def _kept_somewhere(keep: int | None, info: ValidationInfo) -> int | None:
+    if keep is None:
+        return None
+    if keep < LEAST_KEPT:
+        raise refuse(
+            f"is too short: `{LEAST_KEPT}mo` is the least, so that all can be billed and compared before"
+        )
+    if info.data.get("archive") is None:
+        raise refuse("needs `archive`: say where months go that leave the ledger")
+    return keep
 
 
 class Ledger(Block):
@@ -82,6 +97,18 @@ class Ledger(Block):
         " synchronous standby (`synchronous_standby_names`) or replicated storage. `one_host`: only one host ever sends"
         " from this ledger and keeps its `state_dir`, so its own last claim shows what was lost.",
         examples=["lossless"],
+    )
+    archive: ArchivePlace | None = Field(
+        default=None,
+        description="Where months go that leave the ledger: a directory, relative to this file, which every host can reach;"
+        " or a bucket, as `s3://BUCKET/FOLDER/`, with the credentials and the region that boto3 finds.",
+        examples=["s3://acme-archive/aggregator/"],
+    )
+    keep: Annotated[Months | None, AfterValidator(_kept_somewhere)] = Field(
+        default=None,
+        description="How long a month stays in the ledger once it is over. Then it goes to `archive`, if nothing of it"
+        " waits. At least `3mo`. Left out: for ever.",
+        examples=["18mo"],
     )
 
     def url_revealed(self) -> str | None:

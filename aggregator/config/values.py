@@ -68,6 +68,44 @@ Duration = Annotated[
 ]
 
 
+MONTHS_PATTERN = r"([1-9]\d{0,3})(mo|y)"
+
+
+def _months(value: object) -> object:
+    """Read months or years, as a number of months."""
+    found = re.fullmatch(MONTHS_PATTERN, value.strip(), re.ASCII) if isinstance(value, str) else None
+    if found is None:
+        raise refuse("is no number of months: write it as `18mo`, or in years as `2y`")
+    months = int(found[1]) * (12 if found[2] == "y" else 1)
+    if months > 1_200:
+        raise refuse("is longer than a hundred years: write a shorter one")
+    return months
+
+
+Months = Annotated[
+    int,
+    BeforeValidator(_months),
+    PlainSerializer(lambda months: f"{months}mo", return_type=str),
+    WithJsonSchema({"type": "string", "pattern": f"^{MONTHS_PATTERN}$"}),
+]
+
+BUCKET_PATTERN = r"s3://([a-z0-9][a-z0-9.-]{1,61}[a-z0-9])(?:/(.*))?"
+
+
+def _archive_place(place: str) -> str:
+    """A directory, or a bucket with a folder in it."""
+    if not place or not place.isprintable():
+        raise refuse("must be the path of a directory, or `s3://BUCKET/FOLDER/`")
+    if "://" not in place:
+        return place
+    found = re.fullmatch(BUCKET_PATTERN, place)
+    if found is None or "//" in (found[2] or ""):
+        raise refuse("must be the path of a directory, or `s3://BUCKET/FOLDER/`")
+    return place if place.endswith("/") else f"{place}/"
+
+
+ArchivePlace = Annotated[str, AfterValidator(_archive_place)]
+
 OFF = dt.timedelta(0)
 
 

@@ -25,6 +25,7 @@ from aggregator.config.sampling import period as period_of
 from aggregator.core.counts import Counts
 from aggregator.daemon.reporting import (
     Reporter,
+    report_archived,
     report_cancelled,
     report_checked,
     report_collected,
@@ -67,6 +68,10 @@ HEALTH_EVERY = timedelta(minutes=1)
 """How often a sink is asked whether its totals are late: as often as it is judged by them."""
 
 CANCEL_EVERY = timedelta(minutes=1)
+
+ARCHIVE_EVERY = timedelta(hours=1)
+ARCHIVE_SECONDS = 30.0
+"""How long `run --once` goes on with a month that leaves the ledger; the next run goes on with it."""
 
 Result = TypeVar("Result", bound=Counts)
 Result_co = TypeVar("Result_co", bound=Counts, covariant=True)
@@ -282,6 +287,11 @@ def fed_sinks(app: App) -> Iterable[str]:
     return app.sink_ids
 
 
+def archived_ledgers(app: App) -> Iterable[str]:
+    """Return the ledger, if months leave it."""
+    return () if app.config.ledger.keep is None else ("ledger",)
+
+
 JOBS: tuple[Job[Any], ...] = (
     Job(
         "customers",
@@ -381,5 +391,16 @@ JOBS: tuple[Job[Any], ...] = (
         report=lambda _reporter, _result: None,
         failed=log.SUMMING_UP_FAILED,
         heeds_clock=False,
+    ),
+    Job(
+        "archive",
+        "ledger",
+        archived_ledgers,
+        METERS,
+        due=lambda _app, _ledger: every(ARCHIVE_EVERY),
+        body=lambda app, _ledger: app.archiving(),
+        once=lambda app, _ledger: app.archiving(ARCHIVE_SECONDS),
+        report=report_archived,
+        failed=log.ARCHIVE_FAILED,
     ),
 )

@@ -8,6 +8,7 @@ Rules
 from dataclasses import dataclass, field
 from datetime import datetime
 
+from aggregator.archive.archiver import Archived
 from aggregator.collection.mapping import Looked
 from aggregator.collection.rounds import Collected
 from aggregator.core.planner import plain
@@ -116,6 +117,19 @@ def report_checked(to: Reporter, result: Checked) -> None:
         to.log.error(log.DRIFT_FOUND, sink=to.of, reason=more, remedy="aggregator reconcile")
     if result.figures():
         to.log.info(log.CHECKED, sink=to.of, **result.figures())
+
+
+def report_archived(to: Reporter, result: Archived) -> None:
+    """Say which months left the ledger, why others stay, and what went wrong."""
+    if result.figures():
+        to.log.info(log.ARCHIVED, **result.figures())
+    for reason in result.waits:
+        if reason not in to.said:
+            to.log.info(log.ARCHIVE_WAITING, reason=reason)
+    to.said.clear()
+    to.said.update(dict.fromkeys(result.waits, ""))
+    for trouble in result.troubles:
+        to.log.error(log.ARCHIVE_FAILED, reason=trouble)
 
 
 def report_taken(logger: log.Log, sink: str, taken: Taken) -> None:

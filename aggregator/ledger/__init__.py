@@ -29,6 +29,8 @@ usage_days      what each customer used in a day, summed up
 usage_windows   how many slots hours have, and who is in the newest windows, for pages
 facts           all that is on record of a number
 reports         questions, for status and proofs
+archives        months that leave for an archive: closed, recorded, removed, brought back
+archived        what is archived, laid beside what is here, for whoever asks
 ledger          all of it together, as the wiring opens it
 
 It imports the runtime and the core; collection, delivery, reconciliation, adoption, wiring and commands import it. Begin

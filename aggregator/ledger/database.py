@@ -182,8 +182,13 @@ class Database:
         *,
         clocks_agree: bool = False,
         wait_seconds: float | None = None,
+        snapshot: bool = False,
+        looks: bool = False,
     ) -> Iterator[Connection]:
         """Run one transaction under our settings; it commits at the end, or not at all.
+
+        With `snapshot`, all of its statements see the ledger at one instant, and it fails if it would write what another
+        transaction has written since; one that only `looks` sees one instant, too, and leaves nothing behind.
 
         Its connection knows when it began by the ledger's clock: `now`, where only the callers know the time. With
         `clocks_agree`, nothing is done while this host's clock differs from that one. A session is waited for as long as
@@ -198,7 +203,8 @@ class Database:
                 self._pool.connection(wait_seconds) as connection,
                 self._busy(connection),
                 self._ending(connection),
-                connection.transaction(),
+                _seeing(connection, snapshot=snapshot or looks),
+                connection.transaction(force_rollback=looks),
             ):
                 self._begin(connection, now)
                 stands(Phase.WORKING)
@@ -378,6 +384,18 @@ def configure(connection: Connection) -> None:
     connection.isolation_level = psycopg.IsolationLevel.READ_COMMITTED
     connection.read_only = False
     connection.deferrable = False
+
+
+@contextmanager
+def _seeing(connection: Connection, *, snapshot: bool) -> Iterator[None]:
+    """Let the next transaction of a connection see one instant only, if that is wanted."""
+    if snapshot:
+        connection.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
+    try:
+        yield
+    finally:
+        if snapshot and connection.info.transaction_status == TransactionStatus.IDLE:
+            connection.isolation_level = psycopg.IsolationLevel.READ_COMMITTED
 
 
 def _hint(error: psycopg.Error) -> str:

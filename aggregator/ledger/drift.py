@@ -18,7 +18,8 @@ from aggregator.core.dimensions import Dimensions
 from aggregator.core.drift import KnownEvent, Place, Window
 from aggregator.core.model import ZERO, EventId, SlotId, Span, State
 from aggregator.core.planner import add
-from aggregator.ledger.database import Connection, Part, streamed
+from aggregator.ledger.archived import Archived, Beside, Question
+from aggregator.ledger.database import Connection, Database, Part, streamed
 from aggregator.ledger.passes.changes import WORK_MEMORY, stage
 from aggregator.ledger.passes.spool import Spool
 from aggregator.ledger.usage import ALL_ROWS
@@ -145,7 +146,10 @@ select coalesce(sum(quantity), 0) from aggregator.unmapped
 # Where the last number is billed, windows are floored one by one, and nothing adds up.
 UNBALANCED = """
 select slot.customer, sum(slot.quantity) - sum(slot.total) - coalesce(max(carry.amount), 0)
-  from aggregator.slot
+  from (select feed_id, customer, combination, quantity, total from aggregator.slot where feed_id = %(feed)s
+         union all
+        select feed_id, customer, combination, quantity, total from aggregator.archived_usage where feed_id = %(feed)s
+       ) as slot
   join aggregator.feed on feed.id = slot.feed_id and not feed.ordered
   left join aggregator.carry on carry.feed_id = slot.feed_id and carry.customer = slot.customer
                             and carry.combination = slot.combination
@@ -238,6 +242,10 @@ class Customer(NamedTuple):
 class DriftReport(Part):
     """The questions of a reconciliation. Nothing here writes."""
 
+    def __init__(self, database: Database, archived: Archived | None = None) -> None:
+        super().__init__(database)
+        self._archived = archived or Archived()
+
     def days(
         self,
         line: FeedLine,
@@ -264,22 +272,24 @@ class DriftReport(Part):
             "exact": asked is None or not asked.readings.noise,
             "unit": asked.unit if asked else Decimal(1),
         }
-        with self._database.transaction() as connection:
+        with self._database.transaction(looks=True) as connection:
             connection.execute(WORK_MEMORY)
             connection.execute(ALL_ROWS)
+            beside = self._archived.beside(connection, Question([line.feed], span, customers))
             if asked is None:
                 connection.execute(NO_READING)
             else:
                 stage(connection, asked.readings, asked.unit)
-            for *figures, starts, numbers in streamed(connection, DAYS, values):
+            for *figures, starts, numbers in streamed(connection, beside(DAYS), values):
                 yield DayLine._make((*figures, tuple(zip(starts, numbers, strict=True))))
 
     def customer(
         self, feed: int, customer: str, span: Span, dimensions: Dimensions | None = None
     ) -> Customer:
         """Return the slots and events of one customer in a span, of all combinations or one."""
-        with self._database.transaction() as connection:
-            return customer_of(connection, feed, customer, span, dimensions)
+        with self._database.transaction(looks=True) as connection:
+            beside = self._archived.beside(connection, Question([feed], span, [customer]))
+            return customer_of(connection, feed, customer, span, dimensions, beside)
 
     def combinations(
         self, feed: int, customer: str, span: Span
@@ -287,8 +297,10 @@ class DriftReport(Part):
         """Return what the sink has taken of each combination of a customer, by the days in which it has slots."""
         values = {"feed": feed, "customer": customer, "start": span.start, "end": span.end}
         found: dict[Dimensions, dict[dt.datetime, Decimal]] = {}
-        for named, day, much in self._rows(COMBINATIONS, values):
-            found.setdefault(apart_by.of_mapping(named), {})[day] = much
+        with self._database.transaction(looks=True) as connection:
+            beside = self._archived.beside(connection, Question([feed], span, [customer]))
+            for named, day, much in connection.execute(beside(COMBINATIONS), values):
+                found.setdefault(apart_by.of_mapping(named), {})[day] = much
         return found
 
     def unmapped(self, meter_id: int, span: Span) -> Decimal:
@@ -302,17 +314,25 @@ class DriftReport(Part):
 
 
 def customer_of(
-    connection: Connection, feed: int, customer: str, span: Span, dimensions: Dimensions | None = None
+    connection: Connection,
+    feed: int,
+    customer: str,
+    span: Span,
+    dimensions: Dimensions | None = None,
+    beside: Beside = str,
 ) -> Customer:
-    """Return the slots and events of one customer in a span, of all combinations or one, within a transaction."""
+    """Return the slots and events of one customer in a span, of all combinations or one, within a transaction.
+
+    With what is archived `beside` the ledger's own, if the transaction has laid it there.
+    """
     combination = None if dimensions is None else apart_by.number(dimensions)
     values: dict[str, object] = {"feed": feed, "customer": customer, "start": span.start, "end": span.end}
     values["combination"] = combination
-    slots = tuple(Slot._make(row) for row in connection.execute(WINDOWS, values).fetchall())
+    slots = tuple(Slot._make(row) for row in connection.execute(beside(WINDOWS), values).fetchall())
     events = tuple(
         (start, KnownEvent(EventId(event), revision, delta, total, State(state), *rest))
         for start, event, revision, delta, total, state, *rest in connection.execute(
-            EVENTS, values
+            beside(EVENTS), values
         ).fetchall()
     )
     return Customer(customer, slots, events, dimensions)

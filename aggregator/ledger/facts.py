@@ -30,7 +30,9 @@ from aggregator.core.explanation import (
 from aggregator.core.model import ZERO, Definition, Span, State
 from aggregator.core.statement import Entry
 from aggregator.ledger import combinations
-from aggregator.ledger.database import Connection, Part, streamed
+from aggregator.ledger.archived import Archived, Beside, Question
+from aggregator.ledger.archives import ARCHIVE, FROM_ARCHIVE, Archive
+from aggregator.ledger.database import Connection, Database, Part, streamed
 from aggregator.ledger.meters import definitions_of
 from aggregator.ledger.passes.changes import stage
 from aggregator.ledger.passes.evidence import TAKEN
@@ -49,6 +51,12 @@ EVENT_BY_ID = "select feed_id, customer, window_start, combination from aggregat
 EVENT_BY_IDENTIFIER = """
 select feed_id, customer, window_start, combination from aggregator.event
  where identifier = %(identifier)s and planned_at > %(since)s order by id desc limit 1
+"""
+
+ARCHIVES = f"""
+select {ARCHIVE} {FROM_ARCHIVE}
+ where removed_until > month and (%(event)s::bigint is null or %(event)s between first_event and last_event)
+ order by month desc, meter.name
 """
 
 LOOKED_FOR_WITHIN = (dt.timedelta(days=3), dt.timedelta(days=60), dt.timedelta(days=36_500))
@@ -216,6 +224,10 @@ class Known(NamedTuple):
 class Facts(Part):
     """The question what is on record of a number."""
 
+    def __init__(self, database: Database, archived: Archived | None = None) -> None:
+        super().__init__(database)
+        self._archived = archived or Archived()
+
     def feeds(self, meter: str | None = None) -> list[ExplainedFeed]:
         """Return the feeds that a meter has or had, or those of all meters."""
         return [_feed(row) for row in self._rows(FEEDS, {"meter": meter})]
@@ -232,6 +244,7 @@ class Facts(Part):
             row = self._row(EVENT_BY_IDENTIFIER, {"identifier": event, "since": now - within})
             if row is not None:
                 break
+        row = row or self._archived_place(event)
         if row is None:
             return None
         feed_id, customer, start, combination = row
@@ -241,12 +254,24 @@ class Facts(Part):
             known = combinations.named(connection, [combination])
         return Place(feed, customer, Span(start, start + length), known[combination])
 
+    def _archived_place(self, event: str) -> tuple[int, str, dt.datetime, int] | None:
+        """Return where an event belongs whose month is archived: of an id only those files are read that may hold it."""
+        number = int(event) if event.isdecimal() and len(event) < 19 else None
+        with self._database.transaction() as connection:
+            archives = [Archive._make(row) for row in connection.execute(ARCHIVES, {"event": number})]
+        for archive in archives:
+            row = self._archived.find(archive, number, event)
+            if row is not None:
+                return row.feed_id, row.customer, row.window_start, row.combination
+        return None
+
     def known(self, feed: ExplainedFeed, customer: str, span: Span) -> Known:
         """Return which windows of a customer have a story; the others are counted."""
         starts = list(_starts(self.definitions(feed), span))
         values = {"feed": feed.id, "customer": customer, "starts": starts}
-        with self._database.transaction() as connection:
-            rows = connection.execute(SLOTS, values).fetchall()
+        with self._database.transaction(looks=True) as connection:
+            beside = self._beside(connection, feed, customer, starts)
+            rows = connection.execute(beside(SLOTS), values).fetchall()
             known = combinations.named(connection, {row[1] for row in rows})
         stories = sorted((start, known[combination]) for start, combination, _, _, story in rows if story)
         others = [row for row in rows if not row[-1]]
@@ -265,10 +290,11 @@ class Facts(Part):
         Where nothing was read of the customer, that is of the empty one.
         """
         values = {"feed": feed.id, "meter": feed.meter_id, "customer": customer, "starts": list(starts)}
-        with self._database.transaction() as connection:
+        with self._database.transaction(looks=True) as connection:
+            beside = self._beside(connection, feed, customer, starts)
             known = definitions_of(connection, feed.meter_id)
-            rows = connection.execute(SLOTS, values).fetchall()
-            events = _events(connection, values)
+            rows = connection.execute(beside(SLOTS), values).fetchall()
+            events = _events(connection, values, beside)
             evidence = defaultdict(list)
             for start, *kept in connection.execute(EVIDENCE, values):
                 evidence[start].append(Evidence._make(kept))
@@ -303,11 +329,13 @@ class Facts(Part):
 
         The transaction lasts as long as the iterator.
         """
-        with self._database.transaction() as connection:
+        with self._database.transaction(looks=True) as connection:
             known = definitions_of(connection, feed.meter_id)
-            values = {"feed": feed.id, "customer": customer, "starts": list(_starts(known, span))}
+            starts = list(_starts(known, span))
+            beside = self._beside(connection, feed, customer, starts)
+            values = {"feed": feed.id, "customer": customer, "starts": starts}
             named = combinations.of_meter(connection, feed.meter_id)
-            rows = streamed(connection, ENTRIES, values, 2_000)
+            rows = streamed(connection, beside(ENTRIES), values, 2_000)
             for event, start, *said, state, dismissed, at, settled, name, request, reason, apart in rows:
                 window = Span(start, start + definitions.at(known, start).window)
                 rest = (State(state), dismissed, at, settled, name, request, reason, named[apart])
@@ -334,9 +362,10 @@ class Facts(Part):
             "noise": readings.noise,
             "unit": unit,
         }
-        with self._database.transaction() as connection:
+        with self._database.transaction(looks=True) as connection:
+            beside = self._beside(connection, feed, None, starts)
             stage(connection, readings, unit)
-            rows = connection.execute(COMPARED, values).fetchall()
+            rows = connection.execute(beside(COMPARED), values).fetchall()
             new = {number: combination for combination, number in readings.combinations.items()}
             old = combinations.named(connection, {row[1] for row in rows if row[1] not in new} - {None})
         names = {**new, **old}
@@ -347,6 +376,16 @@ class Facts(Part):
                 quantity=quantity, rows=many, sum=total, checksum=checksum, customers=customers, change=change
             )
         return found
+
+    def _beside(
+        self, connection: Connection, feed: ExplainedFeed, customer: str | None, starts: Sequence[dt.datetime]
+    ) -> Beside:
+        """Lay what is archived of some windows beside the ledger's own, of a customer or of all."""
+        if not starts:
+            return str
+        span = Span(min(starts), max(starts) + dt.timedelta(microseconds=1))
+        customers = None if customer is None else [customer]
+        return self._archived.beside(connection, Question([feed.id], span, customers, starts=starts))
 
 
 def _feed(row: tuple[Any, ...]) -> ExplainedFeed:
@@ -362,13 +401,13 @@ def _starts(known: Sequence[Definition], span: Span) -> Iterator[dt.datetime]:
 
 
 def _events(
-    connection: Connection, values: dict[str, object]
+    connection: Connection, values: dict[str, object], beside: Beside
 ) -> "defaultdict[tuple[dt.datetime, int], list[EventFact]]":
     """Return the events of windows and combinations, each with its tries and what a person asked of it."""
-    rows = connection.execute(EVENTS, values).fetchall()
+    rows = connection.execute(beside(EVENTS), values).fetchall()
     ids = {"events": [row[1] for row in rows]}
     tries, cancelling = defaultdict(list), defaultdict(list)
-    for event, at, state, *said in connection.execute(TRIES, ids):
+    for event, at, state, *said in connection.execute(beside(TRIES), ids):
         tries[event].append(Try(at, State(state), *said))
     for event, *asked in connection.execute(CANCELLING, ids):
         cancelling[event].append(CancelFact._make(asked))

@@ -8,6 +8,8 @@ import uuid
 
 from aggregator.ledger.adoption import Adopting
 from aggregator.ledger.applying import Applying
+from aggregator.ledger.archived import Archived
+from aggregator.ledger.archives import Archives
 from aggregator.ledger.configurations import Configurations
 from aggregator.ledger.customers import Customers
 from aggregator.ledger.cutovers import Cutovers
@@ -85,20 +87,22 @@ class Ledger:
         self.notifications = Notifications(database)
         self.origins = Origins(database)
         self.adoption = Adopting(database)
-        self.parity = PlannedUsage(database)
+        self.archives = Archives(database, self.identity)
+        self.archived = Archived()
+        self.parity = PlannedUsage(database, self.archived)
         self.configurations = Configurations(database)
         self.applying = Applying(database)
         self.reports = Reports(database)
-        self.usage = UsageReport(database)
+        self.usage = UsageReport(database, self.archived)
         self.records = Records(database)
         self.figures = Figures(database)
-        self.drift = DriftReport(database)
+        self.drift = DriftReport(database, self.archived)
         self.reads = Reads(database)
         self.checks = Checks(database)
         self.repairs = Repairs(database)
         self.usage_days = UsageDays(database)
         self.usage_windows = UsageWindows(database)
-        self.facts = Facts(database)
+        self.facts = Facts(database, self.archived)
 
     def now(self) -> dt.datetime:
         """Return the present instant by the ledger's clock. Raises ClocksApart while this host's differs."""

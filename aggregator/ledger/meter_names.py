@@ -15,7 +15,8 @@ from aggregator.ledger.database import Connection
 
 FIND_METERS = """
 select name, mark, formerly, read,
-       exists (select from aggregator.feed join aggregator.slot on slot.feed_id = feed.id where feed.meter_id = meter.id)
+       archived_until is not null
+       or exists (select from aggregator.feed join aggregator.slot on slot.feed_id = feed.id where feed.meter_id = meter.id)
   from aggregator.meter order by name
 """
 
@@ -23,7 +24,8 @@ select name, mark, formerly, read,
 FIND_LINES = """
 select meter.name, sink.name, coalesce(feed.account, sink.account), feed.called,
        case when (not feed.shadow or feed.parted)
-             and exists (select from aggregator.slot where slot.feed_id = feed.id and tail is not null)
+             and (exists (select from aggregator.slot where slot.feed_id = feed.id and tail is not null)
+                  or exists (select from aggregator.archived_usage where feed_id = feed.id))
             then feed.read_until end,
        feed.cleared_until > 0 and exists (select from aggregator.claim where claim.sink_id = sink.id)
   from aggregator.feed

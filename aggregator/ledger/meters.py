@@ -85,7 +85,8 @@ update aggregator.meter
                 and name = %(name)s
                 and (lease_until is null or lease_until <= clock_timestamp())
                 for update skip locked)
-returning epoch, mark, reread_from, swept, seen_until, clock_timestamp(), hourly_at, daily_at, waits_for
+returning epoch, mark, reread_from, swept, seen_until, clock_timestamp(), hourly_at, daily_at, waits_for,
+          archived_until
 """
 
 FIND_DEFINITIONS = """
@@ -218,6 +219,8 @@ class Lease(NamedTuple):
     took_from: str | None = None
     """Whose session had to be ended for it, in words."""
     touched: Touched | None = None
+    archived_until: dt.datetime | None = None
+    """Up to where its months are archived: nothing before that is read or planned any more."""
 
     @property
     def is_mapped(self) -> bool:
@@ -292,7 +295,7 @@ class Meters(Part):
                 return None
             coverages = lines.coverages(connection, registered.feeds)
             feeds = tuple(map(as_it_is, registered.feeds, coverages))
-            epoch, mark, reread_from, swept, seen_until, *rest = row
+            epoch, mark, reread_from, swept, seen_until, *rest, archived_until = row
             lease = Lease(
                 registered._replace(feeds=feeds),
                 self._owner,
@@ -314,6 +317,7 @@ class Meters(Part):
                 coverages=tuple(coverages),
                 unstable=frozenset(each for (each,) in connection.execute(FIND_UNSTABLE, values)),
                 took_from=took_from,
+                archived_until=archived_until,
                 touched=touched.find(connection, registered.id),
             )
 

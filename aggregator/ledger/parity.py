@@ -7,7 +7,8 @@ from typing import NamedTuple
 
 from aggregator.core.model import ZERO, Span
 from aggregator.core.planner import add
-from aggregator.ledger.database import Part, streamed
+from aggregator.ledger.archived import Archived, Question
+from aggregator.ledger.database import Database, Part, streamed
 
 FED = """
 select sink.name, feed.id from aggregator.feed
@@ -83,6 +84,10 @@ class Place(NamedTuple):
 class PlannedUsage(Part):
     """The question what two sinks of a meter have. Nothing here writes."""
 
+    def __init__(self, database: Database, archived: Archived | None = None) -> None:
+        super().__init__(database)
+        self._archived = archived or Archived()
+
     def feeds(self, meter: str) -> dict[str, int]:
         """Return the feeds that a meter has or had, by the names of their sinks."""
         return dict(self._rows(FED, {"meter": meter}))
@@ -90,9 +95,10 @@ class PlannedUsage(Part):
     def places(self, one: int, other: int, span: Span, *, by_day: bool) -> Iterator[Place]:
         """Yield what two feeds have over a span, by customer and time; the transaction lasts as long as the iterator."""
         values = {"feeds": [one, other], "start": span.start, "end": span.end, "by_day": by_day}
-        with self._database.transaction() as connection:
+        with self._database.transaction(looks=True) as connection:
             place: Place | None = None
-            for customer, start, feed, *sums in streamed(connection, PLANNED, values):
+            beside = self._archived.beside(connection, Question([one, other], span))
+            for customer, start, feed, *sums in streamed(connection, beside(PLANNED), values):
                 if place is None or (place.customer, place.start) != (customer, start):
                     if place is not None:
                         yield place

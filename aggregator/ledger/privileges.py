@@ -3,6 +3,7 @@
 Rules
 - `INSERTED`, `UPDATED` and `DELETED` name what the statements of this package write; a test reads those and holds the lists
   to them. So whoever bills can lower no count of claims, and delete no event, attempt or decision.
+- An event leaves only by a function of the owner's, which the daemon may call: it removes what is in an archive.
 - A row that is locked counts as updated: Postgres asks the same right for both.
 - Of a role is told what is missing and what is too much. A superuser may do everything, and of one nothing else is told.
 """
@@ -22,25 +23,29 @@ def _words(text: str) -> frozenset[str]:
 
 
 INSERTED = _words("""
-    attempt cancellation carry checking claim combination configuration cursor customer customer_change cutover decision
-    definition doubtful_window drift event evidence feed fence file guarded host lateness mapping meter notification
-    origin outbox parked pass pass_count poll rate_share read_count readback reading_cost reassertion rejection
-    running_total sample sampling series silent_customer sink slot touched unchecked unmapped unread unstable usage_day
-    usage_of_combination usage_of_day usage_of_hour verdict_count
+    archive archive_day attempt cancellation carry checking claim combination configuration cursor customer
+    customer_change cutover decision definition doubtful_window drift event evidence feed fence file guarded host
+    lateness mapping meter notification origin outbox parked pass pass_count poll rate_share read_count readback
+    reading_cost reassertion rejection running_total sample sampling series silent_customer sink slot touched
+    unchecked unmapped unread unstable usage_day usage_of_combination usage_of_day usage_of_hour verdict_count
 """)
 UPDATED = _words("""
-    cancellation carry checking claim cursor customer cutover drift event feed fence file guarded identity lateness
-    mapping meter origin outbox parked pass pass_count poll rate_share read_count readback reading_cost reassertion
-    rejection running_total sampling series sink slot touched unchecked unread usage_day verdict_count
+    archive cancellation carry checking claim cursor customer cutover drift event feed fence file guarded identity
+    lateness mapping meter origin outbox parked pass pass_count poll rate_share read_count readback reading_cost
+    reassertion rejection running_total sampling series sink slot touched unchecked unread usage_day verdict_count
 """)
 DELETED = _words("""
-    carry customer cutover definition doubtful_window drift fence file guarded lateness notification outbox parked pass
-    rate_share reading_cost reassertion rejection running_total sample silent_customer slot unchecked unmapped unread
-    usage_of_combination usage_of_day usage_of_hour
+    archive archive_day archived_hour archived_usage carry customer cutover definition doubtful_window drift fence
+    file guarded lateness notification outbox parked pass rate_share reading_cost reassertion rejection
+    running_total sample silent_customer slot unchecked unmapped unread usage_of_combination usage_of_day
+    usage_of_hour
 """)
 
 SEQUENCE = "event_id"
 """The one sequence that statements draw from; those of identity columns need no right of their own."""
+
+FUNCTIONS = _words("remove_archived remove_spent_claims")
+"""What lets the daemon remove from the ledger what is in an archive, and nothing else. They run as the owner."""
 
 HARMLESS = ("pg_monitor", "pg_read_all_settings", "pg_read_all_stats", "pg_stat_scan_tables")
 """Roles that a role may be a member of: they show what the server does, and change nothing
@@ -116,13 +121,18 @@ select has_sequence_privilege(%(oid)s::oid, oid, 'usage'), has_sequence_privileg
   from pg_class where relnamespace = to_regnamespace('aggregator') and relname = %(sequence)s
 """
 
+CALLS = """
+select proname, has_function_privilege(%(oid)s::oid, oid, 'execute')
+  from pg_proc where pronamespace = to_regnamespace('aggregator') and proname = any(%(functions)s) order by 1
+"""
+
 CREATE_ROLES = """
 create role {owner} login;
 create role {daemon} login;
 create role {reader} login;
 grant connect, create on database {database} to {owner};
 grant connect, temporary on database {database} to {daemon};
-grant connect on database {database} to {reader};
+grant connect, temporary on database {database} to {reader};
 """
 
 GRANT = """
@@ -135,6 +145,7 @@ grant update on {updated} to {daemon};
 grant delete on {deleted} to {daemon};
 revoke all on all sequences in schema aggregator from {daemon}, {reader};
 grant usage on sequence {sequence} to {daemon};
+grant execute on function {functions} to {daemon};
 commit;
 """
 
@@ -153,6 +164,7 @@ def tables_sql(names: Names) -> str:
         updated=_tables(UPDATED),
         deleted=_tables(DELETED),
         sequence=sql.SQL(f"aggregator.{SEQUENCE}"),
+        functions=_tables(FUNCTIONS),
     )
 
 
@@ -216,7 +228,7 @@ def _around(connection: Connection, oid: int, kind: Kind) -> Iterator[tuple[bool
         return
     if not uses:
         yield True, "usage on schema aggregator"
-    if kind is Kind.DAEMON and not makes_temporary:
+    if not makes_temporary:
         yield True, f"temporary on database {database}"
     if creates:
         yield False, f"create on database {database}"
@@ -251,6 +263,9 @@ def _rights(connection: Connection, oid: int, kind: Kind) -> Iterator[tuple[bool
     draws, sets = row or (False, False)
     if kind is Kind.DAEMON and not draws:
         yield True, f"usage on sequence {SEQUENCE}"
+    for function, calls in connection.execute(CALLS, {"oid": oid, "functions": sorted(FUNCTIONS)}).fetchall():
+        if calls != (kind is Kind.DAEMON):
+            yield not calls, f"execute on function {function}"
     if sets or (draws and kind is Kind.READER):
         yield False, f"{'update' if sets else 'usage'} on sequence {SEQUENCE}"
 

@@ -22,8 +22,9 @@ from aggregator.core.model import ZERO, Definition, Span
 from aggregator.core.usage import By, Line, Usage, sum_of
 from aggregator.core.windows import DAY
 from aggregator.ledger import usage_statements as statements
+from aggregator.ledger.archived import Archived, Beside, Detail, Question
 from aggregator.ledger.customers import names_of
-from aggregator.ledger.database import Connection, Part, streamed
+from aggregator.ledger.database import Connection, Database, Part, streamed
 from aggregator.ledger.meters import definitions_of_many
 from aggregator.ledger.passes.changes import WORK_MEMORY, stage
 from aggregator.ledger.passes.spool import Spool
@@ -40,7 +41,7 @@ select feed.id, meter.name, sink.name, meter.id, feed.ordered,
        meter.window_seconds,
        (select count(*) from (select from aggregator.outbox where outbox.feed_id = feed.id limit %(many)s) as its),
        array(select distinct unnest(dimensions) from aggregator.definition where definition.meter_id = meter.id order by 1),
-       feed.shadow and not feed.parted
+       feed.shadow and not feed.parted, meter.archived_until
   from aggregator.feed
   join aggregator.meter on meter.id = feed.meter_id
   join aggregator.sink on sink.id = feed.sink_id
@@ -93,6 +94,8 @@ class UsageFeed(NamedTuple):
     """By what its usage is kept apart, or was, in alphabetical order."""
     shadow: bool = False
     """Whether nothing of it is sent now."""
+    archived_until: dt.datetime | None = None
+    """Up to where its months are archived."""
 
 
 class OpenWindows(NamedTuple):
@@ -130,6 +133,10 @@ class ValuesOfDimension(NamedTuple):
 class UsageReport(Part):
     """The question what became of usage."""
 
+    def __init__(self, database: Database, archived: Archived | None = None) -> None:
+        super().__init__(database)
+        self._archived = archived or Archived()
+
     def feeds(self, meter: str | None, span: Span) -> list[UsageFeed]:
         """Return the feeds that a meter has or had, or those of all meters, by meter and sink."""
         with self._database.transaction() as connection:
@@ -160,13 +167,15 @@ class UsageReport(Part):
         With what is `kept` of days (`UsageDays.kept`), lines of all customers by time cost less; they are the same. The
         transaction lasts as long as the iterator.
         """
-        statement, values = question(feed, span, by, customer and [customer], opened, kept, dimension)
-        with self._database.transaction() as connection:
+        some = customer and [customer]
+        statement, values = question(feed, span, by, some, opened, kept, dimension)
+        with self._database.transaction(looks=True) as connection:
             connection.execute(WORK_MEMORY)
             connection.execute(ALL_ROWS)
+            beside = self._beside(connection, [feed], span, by, some, dimension)
             if opened is not None:
                 stage(connection, opened.readings, opened.unit)
-            for row in streamed(connection, statement, values):
+            for row in streamed(connection, beside(statement), values):
                 yield _named(_line(feed, row), customers=dimension is None)
 
     def lines_of_each(
@@ -190,26 +199,18 @@ class UsageReport(Part):
                         yield feed, self.lines(feed, span, by, customer=customer, dimension=dimension)
                     continue
                 values = {**asked(some[0])[1], **_own(some)}
-                yield from self._of_many(some, statements.of_many(statement), values, named=dimension is None)
-
-    def _of_many(
-        self, feeds: Sequence[UsageFeed], statement: str, values: dict[str, object], *, named: bool
-    ) -> Iterator[tuple[UsageFeed, Iterator[Line]]]:
-        with self._database.transaction() as connection:
-            connection.execute(WORK_MEMORY)
-            connection.execute(ALL_ROWS)
-            rows = groupby(streamed(connection, statement, values), lambda row: row[0])
-            number, found = next(rows, (None, iter(())))
-            for place, feed in enumerate(feeds, 1):
-                lines = found if number == place else iter(())
-                yield feed, (_named(_line(feed, row[1:-1]), customers=named) for row in lines)
-                if number == place:
-                    number, found = next(rows, (None, iter(())))
+                with self._database.transaction(looks=True) as connection:
+                    connection.execute(WORK_MEMORY)
+                    connection.execute(ALL_ROWS)
+                    beside = self._beside(connection, some, span, by, customer and [customer], dimension)
+                    rows = streamed(connection, beside(statements.of_many(statement)), values)
+                    yield from _of_many(some, rows, named=dimension is None)
 
     def of_customer(self, feed: UsageFeed, span: Span, customer: str, by: By | None = None) -> list[Line]:
         """Return the same lines of one customer at once: there is one for a day or an hour at most."""
-        with self._database.transaction() as connection:
-            return _of_customers(connection, feed, span, [customer], by).get(customer, [])
+        with self._database.transaction(looks=True) as connection:
+            beside = self._beside(connection, [feed], span, by, [customer])
+            return _of_customers(connection, feed, span, [customer], by, beside).get(customer, [])
 
     def of_customers(
         self,
@@ -225,16 +226,19 @@ class UsageReport(Part):
         than `most` feeds nothing is looked up.
         """
         found = []
-        with self._database.transaction() as connection:
+        with self._database.transaction(looks=True) as connection:
             feeds = _feeds(connection, meters, span)
             if most is not None and len(feeds) > most:
                 return Asked({}, [OfCustomers(feed, {}, {}) for feed in feeds])
             names = names_of(connection, customers)
+            beside: Beside = str
+            if any(feed.archived_until is not None and span.start < feed.archived_until for feed in feeds):
+                beside = self._beside(connection, feeds, span, by, customers)
             for feed in feeds:
-                lines = _of_customers(connection, feed, span, customers, by)
+                lines = _of_customers(connection, feed, span, customers, by, beside)
                 totals = lines
                 if by is not None and feed.last:
-                    totals = _of_customers(connection, feed, span, customers, None)
+                    totals = _of_customers(connection, feed, span, customers, None, beside)
                 found.append(
                     OfCustomers(
                         feed,
@@ -255,10 +259,12 @@ class UsageReport(Part):
     ) -> ValuesOfDimension:
         """Return a few of the lines by a dimension, in the same order, of one customer or of all."""
         statement, values = question(feed, span, None, customer and [customer], dimension=dimension)
-        with self._database.transaction() as connection:
+        with self._database.transaction(looks=True) as connection:
             connection.execute(WORK_MEMORY)
+            beside = self._beside(connection, [feed], span, None, customer and [customer], dimension)
             found = connection.execute(
-                statements.SOME_AND_ALL.format(lines=statement), {**values, "limit": limit, "offset": offset}
+                beside(statements.SOME_AND_ALL.format(lines=statement)),
+                {**values, "limit": limit, "offset": offset},
             )
             total, *some = found.fetchall()
         lines = [_line(feed, row[:-2]) for row in some]
@@ -271,10 +277,31 @@ class UsageReport(Part):
     def some_customers(self, feed: UsageFeed, span: Span, limit: int, offset: int) -> list[Line]:
         """Return a few of the lines by customer, in the same order."""
         statement, values = question(feed, span, By.CUSTOMER)
-        with self._database.transaction() as connection:
+        with self._database.transaction(looks=True) as connection:
             connection.execute(WORK_MEMORY)
-            rows = connection.execute(statement + SOME, {**values, "limit": limit, "offset": offset})
+            beside = self._beside(connection, [feed], span, By.CUSTOMER)
+            rows = connection.execute(beside(statement + SOME), {**values, "limit": limit, "offset": offset})
             return [_line(feed, row) for row in rows]
+
+    def _beside(
+        self,
+        connection: Connection,
+        feeds: Sequence[UsageFeed],
+        span: Span,
+        by: By | None,
+        customers: Sequence[str] | None = None,
+        dimension: str | None = None,
+    ) -> Beside:
+        """Lay what is archived of a span beside the ledger's own, in no more detail than the lines need."""
+        if any(feed.last or feed.shadowed for feed in feeds):
+            detail = Detail.WINDOWS
+        elif customers is None and dimension is None and by is not By.CUSTOMER:
+            detail = Detail.HOURS
+        else:
+            detail = Detail.WINDOWS if by in (By.HOUR, By.DAY) else Detail.MONTHS
+        return self._archived.beside(
+            connection, Question([feed.id for feed in feeds], span, customers, detail)
+        )
 
 
 def _feeds(connection: Connection, meters: Sequence[str] | None, span: Span) -> list[UsageFeed]:
@@ -285,6 +312,19 @@ def _feeds(connection: Connection, meters: Sequence[str] | None, span: Span) -> 
         "many": MANY,
     }
     return [UsageFeed._make(row) for row in connection.execute(FEEDS, values)]
+
+
+def _of_many(
+    feeds: Sequence[UsageFeed], rows: Iterable[tuple[Any, ...]], *, named: bool
+) -> Iterator[tuple[UsageFeed, Iterator[Line]]]:
+    """Yield each feed with its lines, by rows that begin with the place of their feed."""
+    coming = groupby(rows, lambda row: row[0])
+    number, found = next(coming, (None, iter(())))
+    for place, feed in enumerate(feeds, 1):
+        lines = found if number == place else iter(())
+        yield feed, (_named(_line(feed, row[1:-1]), customers=named) for row in lines)
+        if number == place:
+            number, found = next(coming, (None, iter(())))
 
 
 def _own(feeds: Sequence[UsageFeed]) -> dict[str, object]:
@@ -303,12 +343,17 @@ def _named(line: Line, *, customers: bool) -> Line:
 
 
 def _of_customers(
-    connection: Connection, feed: UsageFeed, span: Span, customers: Sequence[str], by: By | None
+    connection: Connection,
+    feed: UsageFeed,
+    span: Span,
+    customers: Sequence[str],
+    by: By | None,
+    beside: Beside,
 ) -> dict[str, list[Line]]:
     """Return the lines of some customers, each in their order."""
     statement, values = question(feed, span, by, customers)
     found: dict[str, list[Line]] = {}
-    for whose, start, *amounts in connection.execute(statement, {**values, "each": True}):
+    for whose, start, *amounts in connection.execute(beside(statement), {**values, "each": True}):
         line = _line(feed, (whose if by is By.CUSTOMER else None, start, *amounts))
         found.setdefault(whose, []).append(line)
     return found

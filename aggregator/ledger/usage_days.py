@@ -8,6 +8,7 @@ Rules
   whoever sums it up before looking at its slots: of the two, the later one sees what the other did, or undoes it.
 - A day is summed up once its meter is read beyond it and nothing of it has changed for `QUIET`: what changes again and again
   is not summed up again and again.
+- Of a month that is closed no day is summed up anew: some of its slots are archived, of which others keep the sums.
 - A day that is not made is read from its slots. So sums are only ever a shorter way to the same figures.
 - Whoever looks at such a day again and again may keep what its hours came to: it counts only where the statement that uses
   it finds the day's row as it was.
@@ -49,6 +50,7 @@ select usage_day.feed_id, usage_day.day
   join aggregator.meter on meter.id = feed.meter_id
  where feed.sink_id = %(sink)s and usage_day.made_at is null and usage_day.changed_at < clock_timestamp() - %(quiet)s
    and meter.mark >= usage_day.day + interval '24 hours'
+   and usage_day.day >= coalesce(meter.archived_until, '-infinity')
  order by usage_day.day desc limit %(limit)s
 """
 
@@ -136,7 +138,9 @@ MADE_DAYS = """
 
 UNMADE = f"""
 select day, {VERSION} from aggregator.usage_day
- where feed_id = %(feed)s and made_at is null and day >= %(start)s and day + interval '24 hours' <= %(end)s
+  join aggregator.feed on feed.id = feed_id join aggregator.meter on meter.id = feed.meter_id
+ where feed_id = %(feed)s and made_at is null and day >= coalesce(meter.archived_until, '-infinity')
+   and day >= %(start)s and day + interval '24 hours' <= %(end)s
 """  # noqa: S608 - our own text
 
 SUMS = f"""

@@ -10,8 +10,9 @@ from aggregator.core.model import Span
 from aggregator.ledger.database import Part
 from aggregator.ledger.usage_days import KEPT, MADE_DAYS, NEITHER_MADE_NOR_KEPT, NOTHING_KEPT
 
-# Of days that are summed up, their hours; of the others, their slots.
+# Of days that are summed up, their hours; of the others, their slots, and those that are archived.
 SLOTS = f"""
+select hour, sum(slots)::bigint from (
 select its.hour, its.slots
   from {MADE_DAYS}
   join aggregator.usage_of_hour as its on its.feed_id = %(feed)s and its.day = made.day
@@ -24,7 +25,9 @@ select its.* from {NEITHER_MADE_NOR_KEPT}
           from aggregator.slot
          where feed_id = %(feed)s and window_start >= rest.since and window_start < rest.until
          group by 1) as its
- order by 1
+ union all
+select hour, slots from aggregator.archived_hour where feed_id = %(feed)s and hour >= %(start)s and hour < %(end)s
+) as each group by 1 order by 1
 """  # noqa: S608 - our own text
 
 # The newest windows of a feed, one after the other by the key: a scan of all its slots would be long.

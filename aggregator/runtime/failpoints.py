@@ -73,13 +73,33 @@ CUTOVER_POINTS = {
 """The same for customers who are to move between sinks."""
 
 
+ARCHIVE_POINTS = {
+    "month_closed": "a month is closed for good, and nothing of it is written",
+    "archive_made": "the file of a month is made, and does not lie under its name",
+    "archive_published": "it lies under its name, and the ledger does not know of it",
+    "archive_recorded": "the ledger knows of it, and nobody has read it back",
+    "archive_verified": "it was read back, and nothing is removed",
+    "archive_day_removed": "a day of it is removed from the ledger, and others are not",
+    "month_removed": "all of it is removed, and claims that are spent are not",
+    "archive_restored": "a month is brought back",
+}
+"""The same for a month that is archived."""
+
+
 def _armed(environment: dict[str, str]) -> tuple[str, int] | None:
     value = environment.get(VARIABLE)
     if value is None:
         return None
     name, _, nth = value.partition(":")
     known = (
-        POINTS | FILE_POINTS | CURSOR_POINTS | CUSTOMER_POINTS | SAMPLE_POINTS | PLAN_POINTS | CUTOVER_POINTS
+        POINTS
+        | FILE_POINTS
+        | CURSOR_POINTS
+        | CUSTOMER_POINTS
+        | SAMPLE_POINTS
+        | PLAN_POINTS
+        | CUTOVER_POINTS
+        | ARCHIVE_POINTS
     )
     if name not in known or not (nth or "1").isdigit():
         raise UsageError(f"{VARIABLE}={value} names no point; the points are: {', '.join(known)}.")

@@ -48,6 +48,7 @@ from aggregator.sinks.protocol import Destination, Sink
 from aggregator.sinks.protocol import FileSink as SinkOfFiles
 from aggregator.sinks.read_allowance import ReadAllowance
 from aggregator.source import Source
+from aggregator.wiring.archiving import archiver_of, needed_place
 from aggregator.wiring.collecting import collector_of
 from aggregator.wiring.customers import build_mapping, mapped_sources
 from aggregator.wiring.opening import STILL_BILLABLE, feeding, open_ledger
@@ -66,6 +67,7 @@ from aggregator.wiring.tracing import tracing_of
 from aggregator.wiring.verifying import note_halts, refuses, stop_if, verify_sinks
 
 if TYPE_CHECKING:
+    from aggregator.archive.archiver import Archiver
     from aggregator.reconciliation.checker import Checker
     from aggregator.sinks.stripe import StripeNotificationClient
 
@@ -208,6 +210,15 @@ class App:
     def summing_up(self, sink: str) -> SummingUp:
         """Return what sums up, by customer, the days of what goes to a sink."""
         return SummingUp(self.ledger.usage_days, self.sink_ids[sink])
+
+    def archiving(self, seconds: float | None = None) -> "Archiver":
+        """Return what lets old months leave the ledger; with `seconds`, no longer than that at once."""
+        keep = self.config.ledger.keep
+        assert keep is not None, "nothing is archived unless the configuration says what is kept"
+        elapsed = None if seconds is None else monotonic
+        return archiver_of(
+            self.ledger, needed_place(self.config), keep, elapsed=elapsed, seconds=seconds or 0
+        )
 
     def resume(self, sink: str) -> None:
         """Let a sink that was halted take events again, if it lets us in by now, to the same account and meters.

@@ -5,7 +5,7 @@ send.
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import timedelta
 
 from aggregator.config import Config, FileSink, S3Sink
@@ -19,6 +19,7 @@ from aggregator.ledger.reports import Unconfigured
 from aggregator.runtime.claim_counter import ClaimCounter
 from aggregator.runtime.clock import Clock, utcnow
 from aggregator.runtime.embedded_postgres import EmbeddedPostgres
+from aggregator.wiring.archiving import needed_place
 
 CLOCK_SKEW = timedelta(seconds=60)
 """A host whose clock is further from the ledger's reads and sends nothing: far more than hosts that are kept in time differ,
@@ -84,7 +85,14 @@ def open_ledger(
             faults = unfit(database)
             if faults:
                 raise LedgerError(" ".join(faults))
-            yield ledger
+            if config.ledger.archive is None:
+                yield ledger
+                return
+            from aggregator.archive.reader import ArchiveReader
+
+            with closing(needed_place(config)) as place:
+                ledger.archived.reader = ArchiveReader(place)
+                yield ledger
 
 
 def _ledger(config: Config, database: Database) -> Ledger:

@@ -100,8 +100,11 @@ create table aggregator.meter (
     epoch          bigint not null default 0,
     left_epoch     bigint not null default 0,
     left_as        bytea check (octet_length(left_as) = 16),
-    doubtful_until timestamptz
+    doubtful_until timestamptz,
+    archived_until timestamptz
 );
+comment on column aggregator.meter.archived_until is
+    'Windows before this are closed for good: nothing of them is read, planned or sent any more. Their months are archived.';
 comment on column aggregator.meter.formerly is
     'What it was called before, the oldest name first: its identifiers go on under that one.';
 comment on column aggregator.meter.read is
@@ -1082,6 +1085,264 @@ comment on table aggregator.origin is
 comment on column aggregator.origin.sent_at is 'When events last went to the account; null for what is no account.';
 """
 
+# Months that are closed leave the ledger, each for a file. A row of a file is a slot with one of its events, or a slot
+# alone. The ledger makes a digest of each day that it removes, and the archive one of what it read back: only if both are
+# equal is the day removed. What waits for a person, or was named beside a slot, stays.
+#
+# The daemon may delete no event. These functions may, and a trigger sees that nobody goes further than they do.
+ARCHIVES = """
+create table aggregator.archive (
+    id            bigint generated always as identity primary key,
+    meter_id      integer not null references aggregator.meter,
+    month         timestamptz not null check (month = date_trunc('month', month, 'UTC')),
+    place         text not null check (place <> ''),
+    name          text not null check (name <> ''),
+    bytes         bigint not null check (bytes > 0),
+    sha256        text not null,
+    slots         bigint not null check (slots > 0),
+    events        bigint not null,
+    first_event   bigint,
+    last_event    bigint,
+    written_at    timestamptz not null,
+    verified_at   timestamptz,
+    removed_until timestamptz not null,
+    removed_at    timestamptz,
+    restored_at   timestamptz,
+    unique (meter_id, month),
+    check (removed_until = month or verified_at is not null),
+    check (removed_until >= month)
+);
+comment on table aggregator.archive is 'Months of a meter that were written to a file, and how far they were removed here.';
+comment on column aggregator.archive.first_event is 'The lowest number of an event in it.';
+comment on column aggregator.archive.verified_at is 'When the file was read back whole, and was what the ledger had.';
+comment on column aggregator.archive.removed_until is
+    'Windows of the month before this are in the file only, but for slots that stay; those from it on are still here.';
+comment on column aggregator.archive.restored_at is
+    'When a person had it brought back; it stays here until a person lets it be removed again.';
+
+create table aggregator.archive_day (
+    archive_id bigint not null references aggregator.archive on delete cascade,
+    day        timestamptz not null,
+    slots      bigint not null,
+    events     bigint not null,
+    quantity   numeric not null,
+    total      numeric not null,
+    digest     numeric not null,
+    primary key (archive_id, day)
+);
+comment on table aggregator.archive_day is 'What was found in each day of an archive when it was read back.';
+comment on column aggregator.archive_day.digest is 'The sum of the digests of its rows, in whatever order they come.';
+
+create table aggregator.archived_usage (
+    feed_id     integer not null references aggregator.feed,
+    month       timestamptz not null,
+    customer    text collate "C" not null,
+    combination bigint not null default 0,
+    slots       bigint not null,
+    quantity    numeric not null,
+    total       numeric not null,
+    primary key (feed_id, month, customer, combination)
+);
+comment on table aggregator.archived_usage is
+    'What the slots that were removed come to, by month, customer and combination: balances hold without the archive.';
+
+create table aggregator.archived_hour (
+    feed_id  integer not null references aggregator.feed,
+    hour     timestamptz not null,
+    slots    bigint not null,
+    quantity numeric not null,
+    total    numeric not null,
+    primary key (feed_id, hour)
+);
+comment on table aggregator.archived_hour is 'The same of all customers, by hour.';
+
+-- Every row that can leave. A slot of which an event waits for a person or was dismissed, that is to be planned anew, or
+-- beside which unusable rows are named, stays with all its events.
+create type aggregator.archived_row as (
+    feed_id integer, customer text collate "C", window_start timestamptz, combination bigint, slot_id bigint,
+    slot_revision integer, quantity numeric, total numeric, stamped_at timestamptz, tail bigint,
+    event_id bigint, pass_id bigint, revision integer, at timestamptz, planned_at timestamptz, exposed_at timestamptz,
+    attempted_at timestamptz, settled_at timestamptz, state text, attempts integer, identifier text, delta numeric,
+    event_total numeric, event_quantity numeric, transport text, request_id text, reason text, tries text
+);
+create function aggregator.archivable(meter integer, begins timestamptz, ends timestamptz)
+returns setof aggregator.archived_row language sql stable as $$
+    with stays as (
+        select event.feed_id, event.window_start, event.customer, event.combination
+          from aggregator.parked
+          join aggregator.feed on feed.id = parked.feed_id and feed.meter_id = meter
+          join aggregator.event on event.id = parked.event_id
+         where event.window_start >= begins and event.window_start < ends
+         union all
+        select feed.id, unmapped.window_start, unmapped.customer collate "C", unmapped.combination
+          from aggregator.unmapped
+          join aggregator.feed on feed.meter_id = unmapped.meter_id
+         where unmapped.meter_id = meter and unmapped.window_start >= begins and unmapped.window_start < ends
+           and unmapped.customer is not null and unmapped.combination is not null
+    ), leaving as (
+        select slot.feed_id, slot.customer, slot.window_start, slot.combination, slot.id as slot_id,
+               slot.revision as slot_revision, slot.quantity, slot.total, slot.stamped_at, slot.tail
+          from aggregator.feed
+          join aggregator.slot on slot.feed_id = feed.id and slot.window_start >= begins and slot.window_start < ends
+          left join stays on stays.feed_id = slot.feed_id and stays.window_start = slot.window_start
+                         and stays.customer = slot.customer and stays.combination = slot.combination
+         where feed.meter_id = meter and not slot.replan and stays.feed_id is null
+    ), planned as (
+        select leaving.*, event as its
+          from leaving left join aggregator.event on event.id = leaving.slot_id and event.revision = 0
+         union all
+        select leaving.*, event
+          from leaving join aggregator.event on event.slot_id = leaving.slot_id and event.revision > 0
+         where leaving.slot_revision > 1
+    )
+    select feed_id, customer, window_start, combination, slot_id, slot_revision, quantity, total, stamped_at, tail,
+           (its).id, (its).pass_id, (its).revision, (its).at, (its).planned_at, (its).exposed_at, (its).attempted_at,
+           (its).settled_at, (its).state::text, (its).attempts, (its).identifier, (its).delta, (its).total,
+           (its).quantity, (its).transport, (its).request_id, (its).reason,
+           case when (its).attempts > 1 or (its).state not in ('accepted', 'confirmed', 'shadow') then (
+                select json_agg(json_build_object(
+                           'id', attempt.id, 'claim', attempt.claim_id,
+                           'at', to_char(attempt.at, 'YYYY-MM-DD"T"HH24:MI:SS.USOF'), 'answer', attempt.answer,
+                           'reason', attempt.reason,
+                           'request', attempt.request_ids[array_position(attempt.events, (its).id)]) order by attempt.id)
+                  from aggregator.attempt where attempt.events @> array[(its).id])::text end
+      from planned
+$$;
+comment on function aggregator.archivable is
+    'What of a meter and a stretch of time can leave the ledger, as archives hold it.';
+
+create function aggregator.micros(instant timestamptz) returns text language sql immutable as $$
+    select coalesce((extract(epoch from instant) * 1000000)::bigint::text, '-')
+$$;
+
+-- Sixty bits of a hash of all that a row says: numbers without zeros at their end, instants in microseconds, a dash for
+-- nothing, texts in quotes.
+create function aggregator.archive_digest(its aggregator.archived_row) returns numeric language sql stable as $$
+    select ('x' || left(md5(concat_ws(' ',
+        coalesce(its.feed_id::text, '-'), coalesce('"' || its.customer || '"', '-'),
+        aggregator.micros(its.window_start), coalesce(its.combination::text, '-'), coalesce(its.slot_id::text, '-'),
+        coalesce(its.slot_revision::text, '-'), coalesce(trim_scale(its.quantity)::text, '-'),
+        coalesce(trim_scale(its.total)::text, '-'), aggregator.micros(its.stamped_at), coalesce(its.tail::text, '-'),
+        coalesce(its.event_id::text, '-'), coalesce(its.pass_id::text, '-'), coalesce(its.revision::text, '-'),
+        aggregator.micros(its.at), aggregator.micros(its.planned_at), aggregator.micros(its.exposed_at),
+        aggregator.micros(its.attempted_at), aggregator.micros(its.settled_at),
+        coalesce('"' || its.state || '"', '-'), coalesce(its.attempts::text, '-'),
+        coalesce('"' || its.identifier || '"', '-'), coalesce(trim_scale(its.delta)::text, '-'),
+        coalesce(trim_scale(its.event_total)::text, '-'), coalesce(trim_scale(its.event_quantity)::text, '-'),
+        coalesce('"' || its.transport || '"', '-'), coalesce('"' || its.request_id || '"', '-'),
+        coalesce('"' || its.reason || '"', '-'), coalesce('"' || its.tries || '"', '-')
+    )), 15))::bit(60)::bigint::numeric
+$$;
+
+-- Removes one day, the first that is left, if the ledger has of it what the archive has. In one snapshot: what changes
+-- meanwhile makes it fail, and nothing is removed.
+create function aggregator.remove_archived(which bigint, removed_day timestamptz) returns void
+language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+declare
+    its aggregator.archive;
+    known record;
+    found record;
+begin
+    if current_setting('transaction_isolation') <> 'repeatable read' then
+        raise exception 'aggregator: an archived day is removed in one snapshot';
+    end if;
+    perform set_config('TimeZone', 'UTC', true);
+    select * into its from aggregator.archive where id = which for update;
+    if its.verified_at is null or its.restored_at is not null or its.removed_until <> removed_day then
+        raise exception using message = 'aggregator: this day of the archive is not to be removed now',
+            errcode = 'integrity_constraint_violation';
+    end if;
+    select coalesce(sum(day.slots), 0) as slots, coalesce(sum(day.events), 0) as events,
+           coalesce(sum(day.digest), 0) as digest
+      into known
+      from aggregator.archive_day as day where day.archive_id = which and day.day = removed_day;
+    update aggregator.archive set removed_until = removed_day + interval '24 hours' where id = which;
+    with leaving as materialized (
+        select one.*, aggregator.archive_digest(one) as digest
+          from aggregator.archivable(its.meter_id, removed_day, removed_day + interval '24 hours') as one
+    ), gone_events as (
+        delete from aggregator.event using leaving where event.id = leaving.event_id returning event.id
+    ), gone_slots as (
+        delete from aggregator.slot using leaving
+         where (leaving.revision is null or leaving.revision = 0)
+           and slot.feed_id = leaving.feed_id and slot.window_start = leaving.window_start
+           and slot.customer = leaving.customer and slot.combination = leaving.combination
+        returning slot.id
+    ), once as (
+        select feed_id, customer, window_start, combination, quantity, total from leaving
+         where revision is null or revision = 0
+    ), by_customer as (
+        insert into aggregator.archived_usage as known_so_far
+               (feed_id, month, customer, combination, slots, quantity, total)
+        select feed_id, its.month, customer, combination, count(*), sum(quantity), sum(total)
+          from once group by feed_id, customer, combination order by feed_id, customer, combination
+            on conflict (feed_id, month, customer, combination) do update
+               set slots = known_so_far.slots + excluded.slots, quantity = known_so_far.quantity + excluded.quantity,
+                   total = known_so_far.total + excluded.total
+    ), by_hour as (
+        insert into aggregator.archived_hour (feed_id, hour, slots, quantity, total)
+        select feed_id, date_trunc('hour', window_start, 'UTC'), count(*), sum(quantity), sum(total)
+          from once group by 1, 2 order by 1, 2
+            on conflict (feed_id, hour) do update set slots = archived_hour.slots + excluded.slots,
+               quantity = archived_hour.quantity + excluded.quantity, total = archived_hour.total + excluded.total
+    )
+    select (select count(*) from gone_slots) as slots, (select count(*) from gone_events) as events,
+           (select coalesce(sum(digest), 0) from leaving) as digest, (select count(*) from once) as said_slots,
+           (select count(event_id) from leaving) as said_events
+      into found;
+    if (found.slots, found.events, found.digest) is distinct from (known.slots, known.events, known.digest)
+       or (found.said_slots, found.said_events) is distinct from (known.slots, known.events) then
+        raise exception using
+            message = format('aggregator: %s is not as it was archived (%s slots and %s events here, %s and %s in the file)',
+                             to_char(removed_day, 'YYYY-MM-DD'), found.said_slots, found.said_events, known.slots,
+                             known.events),
+            errcode = 'integrity_constraint_violation';
+    end if;
+    delete from aggregator.usage_of_day using aggregator.feed
+     where usage_of_day.feed_id = feed.id and feed.meter_id = its.meter_id and day = removed_day;
+    delete from aggregator.usage_of_hour using aggregator.feed
+     where usage_of_hour.feed_id = feed.id and feed.meter_id = its.meter_id and day = removed_day;
+    delete from aggregator.usage_of_combination using aggregator.feed
+     where usage_of_combination.feed_id = feed.id and feed.meter_id = its.meter_id and day = removed_day;
+    delete from aggregator.usage_day using aggregator.feed
+     where usage_day.feed_id = feed.id and feed.meter_id = its.meter_id and day = removed_day;
+    delete from aggregator.running_total
+     where meter_id = its.meter_id and window_start >= removed_day and window_start < removed_day + interval '24 hours';
+end
+$$;
+comment on function aggregator.remove_archived is 'Removes the first day that is left of an archive, if it is in the file.';
+
+-- Claims and their failed tries go once no event of theirs is left. One that became a file stays, and so does the newest of
+-- each sink, which says that there were any. Returns the last claim that was looked at; null: there is no more.
+create function aggregator.remove_spent_claims(after bigint, before timestamptz) returns bigint
+language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+declare
+    looked bigint;
+begin
+    with several as materialized (
+        select id, events from aggregator.claim
+         where id > after and claimed_at < before and settled_at is not null
+           and id < (select max(newest.id) from aggregator.claim as newest where newest.sink_id = claim.sink_id)
+         order by id limit 2000
+    ), spent as materialized (
+        select id from several
+         where not exists (select from aggregator.event where event.id = any(several.events))
+           and not exists (select from aggregator.file where file.claim_id = several.id)
+    ), tries as (
+        delete from aggregator.attempt using spent where attempt.claim_id = spent.id
+    ), gone as (
+        delete from aggregator.claim using spent where claim.id = spent.id
+    )
+    select max(id) into looked from several;
+    return looked;
+end
+$$;
+comment on function aggregator.remove_spent_claims is
+    'Removes claims all of whose events are archived, from a number on, a few at a time.';
+revoke execute on function aggregator.remove_archived, aggregator.remove_spent_claims from public;
+grant execute on function aggregator.archivable, aggregator.archive_digest, aggregator.micros to public;
+"""
+
 # Whatever the code does: what an event says and what a file holds never changes, neither is ever deleted, and an event
 # moves forward only. One that was never tried may still be held, for usage that moved from one customer to another.
 TRIGGERS = """
@@ -1097,8 +1358,27 @@ create trigger event_is_frozen
     on aggregator.event for each row
     execute function aggregator.refuse('what an event says never changes');
 
+create function aggregator.keep_events() returns trigger language plpgsql as $$
+begin
+    if exists (select from gone
+                 join aggregator.feed on feed.id = gone.feed_id
+                where not exists (select from aggregator.archive
+                                   where archive.meter_id = feed.meter_id and archive.verified_at is not null
+                                     and archive.month = date_trunc('month', gone.window_start, 'UTC')
+                                     and gone.window_start < archive.removed_until)) then
+        raise exception using message = 'aggregator: an event is never deleted, unless its month is archived',
+            errcode = 'integrity_constraint_violation';
+    end if;
+    return null;
+end
+$$;
+
 create trigger event_stays
-    before delete on aggregator.event for each row
+    after delete on aggregator.event referencing old table as gone for each statement
+    execute function aggregator.keep_events();
+
+create trigger event_is_not_truncated
+    before truncate on aggregator.event for each statement
     execute function aggregator.refuse('an event is never deleted');
 
 create trigger event_moves_forward
@@ -1144,6 +1424,7 @@ SCHEMA = (
     COUNTS,
     REVIEW,
     NOTIFICATIONS,
+    ARCHIVES,
     TRIGGERS,
 )
 """In the order in which they are made."""

@@ -6,9 +6,12 @@ from psycopg import sql
 
 from aggregator.ledger.database import Database
 from tests.pooler import Pooler, missing
+from tests.postgres.archived_world import lived
 from tests.postgres.replication import Connection, Pair, administered, at_work
 from tests.postgres.servers import as_role
 from tests.postgres.world import World
+
+__all__ = ["lived"]
 
 DIRECTLY, POOLED = "directly", "pooled"
 

@@ -10,7 +10,10 @@ from psycopg import sql
 
 from aggregator.runtime.embedded_postgres import EmbeddedPostgres
 from tests.conftest import shared_postgres
+from tests.postgres.archived_world import lived
 from tests.system.harness import METER, OTHER_METER, Sandbox, World, sandbox_process
+
+__all__ = ["lived"]
 
 
 @pytest.fixture(scope="session")

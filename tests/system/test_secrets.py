@@ -67,6 +67,7 @@ COMMANDS = {
     "restate": ("restate", METER, "--from", "{start}"),
     "lateness": ("lateness", "--json"),
     "meters": ("meters", "apply", "--yes"),
+    "ledger": ("ledger", "size", "--json"),
     "migrate": ("migrate",),
     "grants": ("grants", "--check"),
     "files": ("files", "list", "--json"),

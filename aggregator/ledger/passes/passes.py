@@ -41,7 +41,7 @@ from aggregator.ledger.passes import (
     usual,
 )
 from aggregator.ledger.passes.changes import changes, note_unmapped, same, stage
-from aggregator.ledger.passes.holding import hold
+from aggregator.ledger.passes.holding import hold, refuse_closed
 from aggregator.ledger.passes.records import Pass
 from aggregator.ledger.passes.shrink_guard import Fallen, Shrunk
 from aggregator.ledger.passes.spool import Spool
@@ -146,6 +146,7 @@ class Held(NamedTuple):
         return self._replace(swollen={**self.swollen, swelled.feed.id: windows})
 
 
+ARCHIVED_UNTIL = "select archived_until from aggregator.meter where id = %(meter_id)s"
 DOUBTFUL = "select window_start from aggregator.doubtful_window where meter_id = %(meter_id)s"
 
 
@@ -172,7 +173,7 @@ class Passes(Part):
 
         Raises LeaseLost when another process holds the meter by now, LedgerStopped when the ledger is not to be written,
         QueryRejected when the meter has more combinations than it may, InvariantBroken when the database refuses the plan;
-        in each case nothing was written.
+        MonthClosed when windows of the span are archived; in each case nothing was written.
         """
         held = Held()
         while True:  # what falls is found once, and of what is swollen there is more each time
@@ -191,7 +192,7 @@ class Passes(Part):
         with self._database.transaction() as connection:
             stage(connection, spool, registered.meter.unit, self._signs_of_life(lease))
             failpoints.passing("readings_staged")
-            mark, reread_from = hold(connection, lease, self._identity)
+            mark, reread_from = hold(connection, lease, self._identity, this.span)
             known = combinations.take_in(connection, registered, spool.combinations)
             tally = Tally(rows=spool.rows, unmapped_rows=spool.unmapped_rows, mark=mark, guarded=len(fallen))
             tally.adds_up = past is not None and past.sums
@@ -252,7 +253,7 @@ class Passes(Part):
     def set_unread(self, lease: Lease, this: Pass, reason: str) -> None:
         """Note one window as unread that the source could not give; the mark goes on behind it. Raises LeaseLost."""
         with self._database.transaction() as connection:
-            _, reread_from = hold(connection, lease, self._identity)
+            _, reread_from = hold(connection, lease, self._identity, this.span)
             connection.execute(SET_UNREAD, {**_where(lease, this), "now": this.now, "reason": reason})
             this = this._replace(hourly=False, daily=False, touched=None)
             self._move(connection, lease, this, reread_from, stays=False)
@@ -319,6 +320,8 @@ class Passes(Part):
         past = usual.past_of(registered.meter, known, span.start)
         is_mapped = definitions.are_mapped(known)
         with self._database.transaction() as connection, ThreadPoolExecutor(1, "ledger-io") as io:
+            [until] = connection.execute(ARCHIVED_UNTIL, {"meter_id": registered.id}).fetchone() or [None]
+            refuse_closed(registered.meter.name, until, span)
             unit = registered.meter.unit
             stage(connection, spool, unit)
             apart = combinations.known_to(connection, registered, spool.combinations)

@@ -131,6 +131,7 @@ OF_S3 = {
     "AbortMultipartUpload",
     "CompleteMultipartUpload",
     "CreateMultipartUpload",
+    "GetObject",
     "HeadBucket",
     "HeadObject",
     "ListMultipartUploads",
@@ -143,7 +144,12 @@ OF_S3 = {
 HASH = "sha256"
 """Under which name an object says the hash of its content."""
 
-TYPES = {"jsonl": "application/x-ndjson", "json": "application/json", "csv": "text/csv"}
+TYPES = {
+    "parquet": "application/vnd.apache.parquet",
+    "jsonl": "application/x-ndjson",
+    "json": "application/json",
+    "csv": "text/csv",
+}
 
 
 class Keys(NamedTuple):
@@ -162,11 +168,11 @@ class Unfinished(NamedTuple):
 
 
 class Bucket:
-    """One bucket. The client is made at the first use."""
+    """One bucket. The client is made at the first use. `whose` says in messages what it is for, such as `sink s3`."""
 
     def __init__(
         self,
-        sink: str,
+        whose: str,
         bucket: str,
         *,
         region: str | None,
@@ -174,7 +180,7 @@ class Bucket:
         keys: Keys | None,
         timeout: dt.timedelta,
     ) -> None:
-        self._sink = sink
+        self._whose, self._subject = whose, whose[:1].upper() + whose[1:]
         self._bucket = bucket
         self._region = region
         self._endpoint_url = endpoint_url
@@ -219,6 +225,23 @@ class Bucket:
             found: dict[str, Any] = self.client.head_object(Bucket=self._bucket, Key=key)
             return found
         return None
+
+    def get(self, key: str, file: BinaryIO) -> bool:
+        """Fetch an object into a file; False if there is none."""
+        with suppress(_NotThere), self._asked("s3:GetObject", missing=True):
+            body = self.client.get_object(Bucket=self._bucket, Key=key)["Body"]
+            file.writelines(body.iter_chunks(PART_BYTES))
+            return True
+        return False
+
+    def keys(self, prefix: str) -> Iterator[str]:
+        """Yield the keys of all objects that begin so."""
+        with self._asked("s3:ListBucket"):
+            for page in self.client.get_paginator("list_objects_v2").paginate(
+                Bucket=self._bucket, Prefix=prefix
+            ):
+                for each in page.get("Contents", ()):
+                    yield each["Key"]
 
     def put(self, key: str, file: BinaryIO, size: int, content: str) -> bool:
         """Put an object by one call; return False if one of that name is there."""
@@ -272,7 +295,7 @@ class Bucket:
         """Return what every answer of a store has, so that nobody else's 200 passes for one."""
         if not answer.get(key):
             raise SinkUnreachable(
-                f"What answers for the store of sink {self._sink} is no store (its answer has no {key}); it is tried again."
+                f"What answers for the store of {self._whose} is no store (its answer has no {key}); it is tried again."
             )
         return str(answer[key])
 
@@ -298,7 +321,7 @@ class Bucket:
                 said = self.client.head_bucket(Bucket=self._bucket)
         except _NotThere:
             raise SinkHalted(
-                f"Sink {self._sink}: there is no bucket {self._bucket}: correct `bucket`. {AGAIN}"
+                f"{self._subject}: there is no bucket {self._bucket}: correct `bucket`. {AGAIN}"
             ) from None
         region: str | None = said.get("BucketRegion")
         return region
@@ -317,7 +340,7 @@ class Bucket:
             )
         except ImportError as error:
             raise SinkHalted(
-                f"Sink {self._sink} needs boto3: install `usage-aggregator[s3]`, then restart."
+                f"{self._subject} needs boto3: install `usage-aggregator[s3]`, then restart."
             ) from error
         keys = self._keys._asdict() if self._keys else {}
         try:
@@ -339,7 +362,7 @@ class Bucket:
             raise self._without_credentials(error) from error
         except (BotoCoreError, ValueError) as error:
             raise SinkHalted(
-                f"Sink {self._sink} cannot use the settings for the store ({type(error).__name__}). {AGAIN}"
+                f"{self._subject} cannot use the settings for the store ({type(error).__name__}). {AGAIN}"
             ) from error
         self._rolls = isinstance(found, RefreshableCredentials) or bool(found and found.token)
         return client
@@ -375,19 +398,19 @@ class Bucket:
             raise self._meaning(error, code, right) from error
         except (NoCredentialsError, PartialCredentialsError, ProfileNotFound) as error:
             raise SinkHalted(
-                f"Sink {self._sink} has no credentials for the bucket {self._bucket}: give it a key pair, or a role where "
+                f"{self._subject} has no credentials for the bucket {self._bucket}: give it a key pair, or a role where "
                 f"boto3 finds it. {AGAIN}"
             ) from error
         except (ParamValidationError, NoRegionError) as error:
             raise SinkHalted(
-                f"Sink {self._sink} cannot use its settings for the bucket {self._bucket} ({type(error).__name__}): correct "
+                f"{self._subject} cannot use its settings for the bucket {self._bucket} ({type(error).__name__}): correct "
                 f"`bucket`, `prefix` or `region`. {AGAIN}"
             ) from error
         except (CredentialRetrievalError, MetadataRetrievalError, SSOError, TokenRetrievalError) as error:
             raise self._without_credentials(error) from error
         except BotoCoreError as error:
             raise SinkUnreachable(
-                f"The store of sink {self._sink} cannot be reached ({type(error).__name__}); it is tried again."
+                f"The store of {self._whose} cannot be reached ({type(error).__name__}); it is tried again."
             ) from error
         except (SinkError, _NotThere, _Taken):
             raise
@@ -398,24 +421,24 @@ class Bucket:
     def _without_credentials(self, error: Exception) -> SinkUnreachable:
         self._forget()
         return SinkUnreachable(
-            f"Sink {self._sink} gets no credentials for its store now ({type(error).__name__}); they are looked for anew."
+            f"{self._subject} gets no credentials for its store now ({type(error).__name__}); they are looked for anew."
         )
 
     def _meaning(self, error: "ClientError", code: str, right: str) -> SinkError:
         status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
         asked = str(error.operation_name)
         if code in GONE:
-            return _Gone(f"An upload to sink {self._sink} was ended by somebody else; it is made again.")
+            return _Gone(f"An upload to {self._whose} was ended by somebody else; it is made again.")
         for_credentials = asked not in OF_S3
         lapsed = code in LAPSED or (code in ROLLING and self._rolls)
         if lapsed or (for_credentials and status != 403 and "AccessDenied" not in code):
             self._forget()
             return SinkUnreachable(
-                f"The credentials of sink {self._sink} do not hold now ({code}, {asked}); they are looked for anew."
+                f"The credentials of {self._whose} do not hold now ({code}, {asked}); they are looked for anew."
             )
         if why := _passes(code, status):
-            return SinkUnreachable(f"The store of sink {self._sink} {why} ({code}); it is tried again.")
-        refusal = f"The store refuses sink {self._sink} ({code or status}, {asked}, bucket {self._bucket})"
+            return SinkUnreachable(f"The store of {self._whose} {why} ({code}); it is tried again.")
+        refusal = f"The store refuses {self._whose} ({code or status}, {asked}, bucket {self._bucket})"
         if code in ELSEWHERE or status in MOVED:
             region = _region_named(error.response)
             hint = f": the bucket is in {region}, correct `region`" if region else ""

@@ -49,7 +49,7 @@ class S3Sink(SinkOfFiles):
         self._region = region
         self._bucket_name = bucket
         self._bucket = Bucket(
-            name, bucket, region=region, endpoint_url=endpoint_url, keys=keys, timeout=timeout
+            f"sink {name}", bucket, region=region, endpoint_url=endpoint_url, keys=keys, timeout=timeout
         )
         self._clock = clock
         self._cleared = False
