@@ -441,8 +441,6 @@ class Decision(NamedTuple):
     carry: Decimal
     voids: EventId | None
     event: Planned | None
-    withdrawn: bool = False
-    """Whether it voids what is held only to say where the slot stands: the next pass finds the change again."""
 
 
 class Event(NamedTuple):

@@ -220,7 +220,7 @@ def decide(change: Change, carry: Decimal, unit: Decimal, policy: Policy) -> Dec
     event = _event(change, delta, total, policy) if says else None
     if change.again and event is not None and _stays_unsaid(change, event, policy):
         return _send_again(change, carry, booked, policy)
-    return build(Decision, (change, False, total, rest, change.parked, event, False))
+    return build(Decision, (change, False, total, rest, change.parked, event))
 
 
 def _decide_new(change: Change, unit: Decimal, policy: Policy) -> Decision:
@@ -241,7 +241,7 @@ def _decide_new(change: Change, unit: Decimal, policy: Policy) -> Decision:
             event = build(Planned, (change.event, 0, delta, delta, at, name, DUE, None, None))
         else:
             event = _event(change, delta, delta, policy)
-    return build(Decision, (change, False, delta, rest, None, event, False))
+    return build(Decision, (change, False, delta, rest, None, event))
 
 
 def _decide_last(change: Change, carry: Decimal, unit: Decimal, policy: Policy) -> Decision:
@@ -275,9 +275,7 @@ def _send_again(change: Change, carry: Decimal, booked: Decimal, policy: Policy)
     """Take back what is held, if it is, and say where the slot stands. The next pass finds the change, and holds that."""
     back = change._replace(now=subtract(change.before, change.parked_delta))
     event = _event(change, ZERO, booked, policy)
-    return Decision(
-        back, deferred=False, total=booked, carry=carry, voids=change.parked, event=event, withdrawn=True
-    )
+    return Decision(back, deferred=False, total=booked, carry=carry, voids=change.parked, event=event)
 
 
 def _event(change: Change, delta: Decimal, total: Decimal, policy: Policy) -> Planned:

@@ -344,11 +344,11 @@ def test_what_was_dismissed_stays_so_though_its_window_is_said_again(seats: Repl
     say_again(36)
     assert stand() == [(8, False)]
     parked.dismiss([event for (event,) in seats.rows(PARKED)], seats.now, ada)
-    seats.source.uses[1] = ("cus_a", START + HOUR, Decimal(12))
+    seats.source.uses[1] = ("cus_a", START + HOUR, Decimal(14))
     seats.round(2, 42)
     seats.source.uses[1] = ("cus_a", START + HOUR, Decimal(8))
     seats.round(2, 44)
-    assert stand() == [(8, False)], "the source has said something else since"
+    assert stand() == [(8, False)], "more has been billed since"
     seats.check_balance()
 
 

@@ -33,7 +33,7 @@ class Side(NamedTuple):
 def fallen(tables: Tables, feed: Feed, decisions: list[Decision]) -> list[Side]:
     """Return what a pass is about to set to zero and holds a decrease for; what waits already and moves on, too."""
     found = []
-    for change, deferred, _, _, _, event, _ in decisions:
+    for change, deferred, _, _, _, event in decisions:
         slot = tables.slots[feed.id].get(change.window_start, {}).get(name_of(change))
         if deferred or change.now or slot is None or slot.quantity <= 0:
             continue

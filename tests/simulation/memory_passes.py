@@ -31,7 +31,6 @@ from aggregator.errors import InvariantBroken, LeaseLost, LedgerStopped
 from aggregator.ledger.feeds import as_it_is
 from aggregator.ledger.meters import Feed, Lease, Registered
 from aggregator.ledger.passes.passes import RESUME_WITHIN, Decide, Held, Pass
-from aggregator.ledger.passes.reassert import WITHDRAWN
 from aggregator.ledger.passes.shrink_guard import BELIEVED_AFTER, Fallen, Shrunk
 from aggregator.ledger.passes.spool import Spool
 from aggregator.ledger.passes.stats import Tally
@@ -121,7 +120,7 @@ class MemoryPasses:
             self._let_customers_go(lease, feed, this, decisions, held.swollen.get(feed.id, {}))
         note_given_up(self._ledger, lease.registered, tally.voided, this.now)
         moves.keep(self._ledger, lease.registered, tally.voided, this.now)
-        once_more = self._void(tally, this.now)
+        once_more = self._void(tally.voided, this.now)
         moves.part(self._ledger, lease.registered, this.now)
         self._set_aside(meter.id, this.span, readings)
         since = meter.reread_from
@@ -341,7 +340,7 @@ class MemoryPasses:
         self, feed: Feed, decisions: list[Decision], meter: str, now: dt.datetime, *, backfill: bool = False
     ) -> None:
         ledger, tables = self._ledger, self._ledger.tables
-        for change, deferred, total, carry, _, event, _ in decisions:
+        for change, deferred, total, carry, _, event in decisions:
             name = name_of(change)
             _carry(tables.carries, (feed.id, name), carry)
             if deferred:
@@ -401,16 +400,15 @@ class MemoryPasses:
                 known.tail = known.tail if tail is None else tail
                 known.replan = False
 
-    def _void(self, tally: Tally, now: dt.datetime) -> dt.datetime | None:
+    def _void(self, events: list[EventId], now: dt.datetime) -> dt.datetime | None:
         """Withdraw what newer plans replace; return the oldest window with more that was rejected, to be planned anew."""
         tables = self._ledger.tables
-        rejected = [event for event in tally.voided if tables.parked[event].was_accepted]
-        for event in tally.voided:
+        rejected = [event for event in events if tables.parked[event].was_accepted]
+        for event in events:
             del tables.parked[event]
             row = tables.events[event]
             self._ledger.move(row, State.VOID)
-            row.settled_at = now
-            row.reason = WITHDRAWN if event in tally.withdrawn else "replaced by a newer plan"
+            row.settled_at, row.reason = now, "replaced by a newer plan"
         again = []
         for event in rejected:
             slot = self._ledger.slot_of(tables.events[event])
@@ -488,7 +486,7 @@ def _apart(tables: Tables, registered: Registered) -> bool:
 def _check(ledger: MemoryLedger, feed: Feed, decisions: list[Decision]) -> None:
     """Refuse what Postgres would refuse by its constraints."""
     tables = ledger.tables
-    for change, deferred, _, carry, _, event, _ in decisions:
+    for change, deferred, _, carry, _, event in decisions:
         if carry < 0 or not change.customer:
             raise InvariantBroken("a carry is never negative, and a customer has a name")
         if deferred or event is None:

@@ -68,7 +68,7 @@ def note_newer(ledger: MemoryLedger, feed: Feed, decisions: list[Decision], now:
         return
     said: dict[str, dt.datetime] = {}
     with_it: set[EventId | None] = set()
-    for change, _, _, _, _, event, _ in decisions:
+    for change, _, _, _, _, event in decisions:
         if event is not None:
             with_it.add(event.id)
         if event is not None and event.state is State.DUE:

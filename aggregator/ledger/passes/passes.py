@@ -23,7 +23,7 @@ from typing import NamedTuple, Protocol
 from psycopg.types.range import TimestamptzRange
 
 from aggregator.core import definitions
-from aggregator.core.model import Change, Decision, Definition, Span, Swollen, WriteModel
+from aggregator.core.model import Change, Decision, Definition, EventId, Span, Swollen, WriteModel
 from aggregator.errors import LeaseLost, LedgerStopped, LedgerUnreachable
 from aggregator.ledger import combinations, customers
 from aggregator.ledger.database import Connection, Database, Part
@@ -63,8 +63,7 @@ with gone as (
      where event_id = any(%(events)s) and state in ('held', 'refused') returning event_id, was_accepted
 )
 update aggregator.event
-   set state = 'void', settled_at = %(now)s,
-       reason = case when event.id = any(%(withdrawn)s) then %(to_say_again)s else 'replaced by a newer plan' end
+   set state = 'void', settled_at = %(now)s, reason = 'replaced by a newer plan'
   from gone where event.id = gone.event_id and event.state in ('held', 'refused')
 returning event.id, gone.was_accepted
 """
@@ -235,7 +234,7 @@ class Passes(Part):
                 evidence.note(connection, registered, pass_id, mark, tally.reread)
             reassert.note_given_up(connection, registered.feeds, tally.voided, this.now)
             moves.keep(connection, registered.feeds, pass_id, tally.voided, this.now)
-            once_more = _void(connection, tally, this.now)
+            once_more = _void(connection, tally.voided, this.now)
             moves.part(connection, registered.feeds, this.now)
             note_unmapped(connection, registered, this.span)
             shrink_guard.note_or_believe(connection, registered, this.span, this.now, fallen)
@@ -429,21 +428,15 @@ def _left_to_read(since: dt.datetime | None, this: Pass, mark: dt.datetime) -> d
     return this.span.end if this.span.end < mark else None
 
 
-def _void(connection: Connection, tally: Tally, now: dt.datetime) -> dt.datetime | None:
+def _void(connection: Connection, events: list[EventId], now: dt.datetime) -> dt.datetime | None:
     """Withdraw parked events that newer plans replace. If a person released one meanwhile, nothing is committed.
 
     Return the oldest window in which another event that came to nothing is still to be planned anew; None if none is.
     """
-    if not tally.voided:
+    if not events:
         return None
-    values = {
-        "events": tally.voided,
-        "withdrawn": tally.withdrawn,
-        "to_say_again": reassert.WITHDRAWN,
-        "now": now,
-    }
-    gone = connection.execute(REPLACE_PARKED, values).fetchall()
-    if len(gone) != len(tally.voided):
+    gone = connection.execute(REPLACE_PARKED, {"events": events, "now": now}).fetchall()
+    if len(gone) != len(events):
         raise LeaseLost("A parked event was released while it was being replaced; nothing was written.")
     rejected = [event for event, was_accepted in gone if was_accepted]
     row = connection.execute(REPLAN_NEXT, {"events": rejected}).fetchone() if rejected else None

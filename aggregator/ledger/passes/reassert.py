@@ -24,8 +24,6 @@ from aggregator.ledger.meters import Feed
 LATEST_ARRIVAL = dt.timedelta(hours=6)
 """No request arrives later than this after it left: it is a condition of the promise, in docs/promise.md."""
 
-WITHDRAWN = "withdrawn to send the window again as it stands"
-
 # A total that was rejected, or that a person has left at that, is not where the slot stands: to say it again would send it
 # without anybody's word. Once it is released, it is said in any case.
 TAKE_UP = """
@@ -92,7 +90,7 @@ select slot.feed_id, slot.window_start, slot.customer, slot.combination, %(now)s
     on conflict (feed_id, window_start, customer, combination) do nothing
 """
 
-# The same change, right behind the event that said where the slot stands: nothing else has happened since it was withdrawn.
+# The same change, right behind the one event that said where the slot stands when it was withdrawn.
 # The decision is noted for the new event as well, as it was made, so that this holds however often the slot is said again.
 # What holds usage that moved is decided as a whole.
 LEAVE_AT_THAT = """
@@ -100,13 +98,15 @@ with again as (
     select event.id, decision.decided_at, decision.who, decision.reason
       from aggregator.parked
       join aggregator.event on event.id = parked.event_id and event.pass_id = %(pass_id)s
+     cross join lateral aggregator.events_of(event.slot_id) as said
      cross join lateral aggregator.events_of(event.slot_id) as before
      cross join lateral (
             select * from aggregator.decision where decision.events @> array[before.id] order by decision.id desc limit 1
            ) as decision
      where parked.feed_id = %(feed_id)s and parked.state = 'held' and parked.dismissed_at is null
        and parked.moved_with is null
-       and before.revision = event.revision - 2 and before.state = 'void' and before.reason = %(withdrawn)s
+       and said.revision = event.revision - 1 and said.delta = 0
+       and before.revision = event.revision - 2 and before.state = 'void'
        and (before.delta, before.total) = (event.delta, event.total)
        and decision.verb = 'dismiss'
 ), left_at as (
@@ -205,9 +205,7 @@ def note(connection: Connection, feed: Feed, pass_id: int, now: dt.datetime) -> 
 def _leave_at_that(connection: Connection, feed: Feed, pass_id: int, now: dt.datetime) -> None:
     """Dismiss what a pass holds once more although a person had dismissed it before the slot was said again."""
     if feed.model is not WriteModel.DELTA:
-        connection.execute(
-            LEAVE_AT_THAT, {"feed_id": feed.id, "pass_id": pass_id, "withdrawn": WITHDRAWN, "now": now}
-        )
+        connection.execute(LEAVE_AT_THAT, {"feed_id": feed.id, "pass_id": pass_id, "now": now})
 
 
 def _note_close(connection: Connection, feed: Feed, pass_id: int, now: dt.datetime) -> None:

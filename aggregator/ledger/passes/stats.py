@@ -80,8 +80,6 @@ class Tally(PassCounts):
     restless: dt.datetime | None = None
     """The newest window that changed so often that its query is to be looked at."""
     voided: list[EventId] = field(default_factory=list)
-    withdrawn: list[EventId] = field(default_factory=list)
-    """Those of them that are withdrawn only to say where their slot stands."""
 
     def counting(self, decisions: Iterable[Decision]) -> Iterator[Decision]:
         """Pass decisions on, and take each into account."""
@@ -105,8 +103,6 @@ class Tally(PassCounts):
         self._time(decision)
         if decision.voids is not None:
             self.voided.append(decision.voids)
-            if decision.withdrawn:
-                self.withdrawn.append(decision.voids)
         change = decision.change
         if change.together is not None and change.now < change.before:
             self.lowered.add((change.window_start, change.customer))

@@ -212,7 +212,7 @@ class Writer:
         lines = Lines()
         take, starts, alike = self._carries.take, self._starts, self._alike_in_slots
         for decision in batch:
-            change, deferred, total, _, _, event, _ = decision
+            change, deferred, total, _, _, event = decision
             moved = take(decision)
             if moved is not None:
                 lines.carries.append(self._carry(*moved))
