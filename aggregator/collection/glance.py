@@ -28,7 +28,7 @@ from aggregator.core.model import Fence, Reading, Span
 from aggregator.errors import AggregatorError, SourceError
 from aggregator.ledger.passes.passes import Pass, Passes
 from aggregator.ledger.passes.spool import Spool
-from aggregator.ledger.passes.unchanged import Unchanged
+from aggregator.ledger.passes.unchanged import LeftAs, Unchanged
 
 MAYBE_QUICK_SECONDS = 1.0
 """What took a round longer to read, maybe beside seven others, is not tried."""
@@ -100,7 +100,7 @@ class Glance:
         self._lock = threading.Lock()
         self._found: dict[str, _Found] = {}
         self._slow_until: dict[str, float] = {}
-        self._recalled = False
+        self._recalled: dict[str, LeftAs] | None = None
 
     def unchanged(self, meter: str) -> Collected | None:
         """Return what a round of a meter would come to that does nothing; None if the round is to be done."""
@@ -129,21 +129,29 @@ class Glance:
         found = [each for each in looked.values() if each is not None]
         noted = self._passes.note_unchanged(found, now, self._elapsed() - began) if found else set()
         return {
-            name: Collected(name, each.lease.mark, rows=each.rows)
+            name: self._collected(name, each)
             if each is not None and each.lease.registered.id in noted
             else None
             for name, each in looked.items()
         }
 
+    def _collected(self, name: str, found: Unchanged) -> Collected:
+        """Return what a round would have come to; one that stands for the first says also who was silent before."""
+        collected = Collected(name, found.lease.mark, rows=found.rows)
+        left = (self._recalled or {}).pop(name, None)
+        if left is not None:
+            collected.silent_since, collected.silent_customers = left.silent_since, left.silent_customers
+        return collected
+
     def _recall(self) -> None:
         """Learn once how other processes left those meters of which this one has begun no round."""
-        if self._recalled:
+        if self._recalled is not None:
             return
         fresh = [each.registered for each in self._collectors.values() if each.fresh and each.seen is None]
-        for name, left in self._passes.left_as(fresh).items():
+        self._recalled = self._passes.left_as(fresh)
+        for name, left in self._recalled.items():
             if self._collectors[name].fresh:
                 self._collectors[name].seen = sight.recalled(left)
-        self._recalled = True
 
     def _read(self, names: Sequence[str], now: dt.datetime, began: float) -> dict[str, Unchanged | None]:
         """Read again what those would read that have nothing else to do, until it takes too long, or one of them fails."""

@@ -277,17 +277,25 @@ def test_it_makes_no_difference_from_where_the_mark_came(world: World) -> None:
 
 
 def test_a_process_that_begins_says_of_a_silent_meter_that_it_is_silent(world: World) -> None:
-    """Each round says so, and whoever runs once is to hear of it; so it is left to one."""
+    """Each round says so, and whoever runs once is to hear of it."""
     world.execute("update aggregator.meter set silent_since = mark")
-    assert look(world.beside()) is None
+    found = look(world.beside())
+    assert found
+    assert found.silent_since == START + HOUR
+    assert found.needs_person
     world.execute("update aggregator.meter set silent_since = null")
     world.execute(
         "insert into aggregator.silent_customer (meter_id, customer, since, usual) select id, 'cus_a', mark, 1"
         " from aggregator.meter"
     )
-    assert look(world.beside()) is None
+    found = look(world.beside())
+    assert found
+    assert found.silent_customers == 1
+    assert found.needs_person
     world.execute("delete from aggregator.silent_customer")
-    assert look(world.beside())
+    found = look(world.beside())
+    assert found
+    assert not found.needs_person
 
 
 def test_what_took_the_source_long_is_not_tried_by_a_process_that_begins(world: World) -> None:

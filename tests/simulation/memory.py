@@ -385,6 +385,8 @@ class MappingRow:
 class Tables:
     """All that is committed."""
 
+    costs: dict[tuple[int, dt.date], tuple[int, float]] = field(default_factory=dict)
+    """How many live readings of new windows there were, and how long they took, by meter and day."""
     meters: dict[int, MeterRow] = field(default_factory=dict)
     sinks: dict[str, int] = field(default_factory=dict)
     halted: dict[int, str] = field(default_factory=dict)

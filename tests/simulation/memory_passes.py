@@ -6,7 +6,7 @@ from collections.abc import Container, Iterator, Sequence
 from decimal import Decimal
 from functools import lru_cache
 
-from aggregator.core import definitions
+from aggregator.core import definitions, windows
 from aggregator.core.changed import Touched
 from aggregator.core.commit_barrier import Noted
 from aggregator.core.cutover import Cutover, is_shadow
@@ -143,6 +143,10 @@ class MemoryPasses:
         ]
         meter.reread_from = min((each for each in oldest if each is not None), default=None)
         self._move_mark(meter, lease, this, moves=not shrunk)
+        near = windows.near(tally.mark, lease.registered.meter.revisit, this.definition.window)
+        if this.kind == "live" and this.span.end > near:
+            readings_of_day, seconds = tables.costs.get((meter.id, this.now.date()), (0, 0.0))
+            tables.costs[meter.id, this.now.date()] = readings_of_day + 1, seconds + this.read_seconds
         if this.kind == "backfill":
             fingerprint = this.definition.fingerprint
             tables.pieces[meter.id, this.goal] = PieceRow(this.span, this.now, fingerprint)
@@ -203,7 +207,9 @@ class MemoryPasses:
                 seen_until=row.seen_until,
                 coverages=coverages,
             )
-            found[each.meter.name] = LeftAs(lease, row.left_as, 0.0)
+            days = [day for meter, day in tables.costs if meter == row.id]
+            readings, seconds = tables.costs[row.id, max(days)] if days else (1, 0.0)
+            found[each.meter.name] = LeftAs(lease, row.left_as, seconds / readings)
         return found
 
     def resume_backfill(

@@ -62,17 +62,17 @@ with said as (
 select id from last
 """
 
-# Who has been silent is said by each round, so such a meter is left to one. What the source took is known of the newest day.
+# What the source took is known of the newest day.
 LEFT_AS = """
 select meter.id, meter.epoch, meter.mark, meter.seen_until, meter.hourly_at, meter.daily_at, meter.left_as,
-       clock_timestamp(), coalesce(cost.seconds / cost.readings, 0)
+       clock_timestamp(), coalesce(cost.seconds / cost.readings, 0), meter.silent_since,
+       (select count(*) from aggregator.silent_customer where silent_customer.meter_id = meter.id)
   from aggregator.meter
   left join lateral (
         select seconds, readings from aggregator.reading_cost
          where reading_cost.meter_id = meter.id and not old order by day desc limit 1) as cost on true
  where meter.id = any(%(meters)s) and meter.left_epoch = meter.epoch and meter.left_as is not null
-   and meter.reread_from is null and meter.swept is null and meter.silent_since is null
-   and not exists (select from aggregator.silent_customer where silent_customer.meter_id = meter.id)
+   and meter.reread_from is null and meter.swept is null
 """
 
 NOTED_OF_ALL = """
@@ -91,6 +91,9 @@ class LeftAs(NamedTuple):
     lease: Lease
     left_as: bytes
     seconds: float
+    silent_since: dt.datetime | None = None
+    """Since when there has been no usage, and of how many customers there has been none: each round says so."""
+    silent_customers: int = 0
 
 
 class Unchanged(NamedTuple):
@@ -141,7 +144,7 @@ def left_as(connection: Connection, registered: Sequence[Registered]) -> dict[st
     feeds = [feed for meter_id, *_ in rows for feed in known[meter_id].feeds]
     coverages = dict(zip((feed.id for feed in feeds), lines.coverages(connection, feeds), strict=True))
     found = {}
-    for meter_id, epoch, mark, seen_until, hourly_at, daily_at, digest, given_at, seconds in rows:
+    for meter_id, epoch, mark, seen_until, hourly_at, daily_at, digest, given_at, *rest in rows:
         meter = known[meter_id]
         of_feeds = tuple(coverages[feed.id] for feed in meter.feeds)
         lease = Lease(
@@ -162,5 +165,5 @@ def left_as(connection: Connection, registered: Sequence[Registered]) -> dict[st
             coverages=of_feeds,
             unstable=frozenset(unstable[meter_id]),
         )
-        found[meter.meter.name] = LeftAs(lease, digest, seconds)
+        found[meter.meter.name] = LeftAs(lease, digest, *rest)
     return found
