@@ -1714,8 +1714,8 @@ MISTAKES: tuple[Mistake, ...] = (
     Mistake(
         "who reads a meter books by the old customer after a move",
         "aggregator/ledger/customers.py",
-        "       epoch = epoch + 1, lease_owner = null, lease_until = null\n",
-        "       epoch = epoch\n",
+        "set epoch = epoch + 1, lease_owner = null, lease_until = null where id",
+        "set epoch = epoch where id",
         ("tests/postgres/test_customers.py::test_a_pass_under_way_does_not_book_what_has_moved",),
     ),
     Mistake(
