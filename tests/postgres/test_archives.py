@@ -19,6 +19,8 @@ from aggregator.ledger.archived import Archived as Beside
 from aggregator.ledger.archives import Archive
 from aggregator.ledger.database import Database
 from aggregator.ledger.facts import Facts
+from aggregator.ledger.passes.passes import Pass
+from aggregator.ledger.passes.spool import Spool
 from aggregator.ledger.usage import UsageReport
 from aggregator.ledger.usage_days import UsageDays
 from aggregator.runtime import failpoints
@@ -372,6 +374,41 @@ def test_nothing_of_a_closed_month_is_read_or_planned_again(history: History) ->
     lease = world.hold()
     assert lease is not None
     assert lease.archived_until == later(AUGUST, 1)
+
+
+def test_a_pass_over_a_closed_month_writes_nothing(history: History) -> None:
+    """Not even one that began to read before the month was closed, by a lease that knows nothing of it."""
+    world = history.world
+    archive(history)
+    world.source.use("cus_new", JULY + DAY, Decimal(9))
+    lease = world.hold()
+    assert lease is not None
+    definition = lease.definitions[0]
+    with Spool() as spool:
+        for batch in world.source.read("", Span(JULY, JULY + 2 * DAY), HISTORIC.window):
+            spool.add(batch)
+        this = Pass("live", Span(JULY, JULY + 2 * DAY), Span(JULY, JULY + 2 * DAY), world.now, definition)
+        with pytest.raises(MonthClosed):
+            world.passes.commit(lease, spool, this, lambda *_, **__: ())
+    assert world.rows("select 1 from aggregator.slot where customer = 'cus_new'") == []
+
+
+def test_a_row_that_differs_in_one_byte_stays(history: History, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And so does its day: the month is written again."""
+
+    def changed(name: str) -> None:
+        if name == "archive_verified":
+            monkeypatch.undo()
+            history.world.execute(
+                "update aggregator.event set request_id = 'req_x' where id = (select min(id) from aggregator.event)"
+            )
+
+    monkeypatch.setattr(failpoints, "passing", changed)
+    first = history.archiver.run_once(history.world.now)
+    assert first.more
+    assert history.world.rows("select 1 from aggregator.event where request_id = 'req_x'") != []
+    archive(history)
+    assert history.world.rows("select 1 from aggregator.event where request_id = 'req_x'") == []
 
 
 def test_days_of_a_closed_month_are_not_summed_up_anew(history: History) -> None:
