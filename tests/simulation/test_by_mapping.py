@@ -66,11 +66,6 @@ def nobody_is_told() -> Made:
     ]
 
 
-def looked_up_a_moment_before() -> Made:
-    """A pass that had looked a key up before it got its customer leaves its usage waiting."""
-    return [(memory_customers, "ready", lambda *_: None)]
-
-
 def all_moves() -> Made:
     """Whatever was declared, all usage moves to the new customer."""
 
@@ -154,7 +149,6 @@ def shared_by_nobody() -> Made:
 BUGS = (
     waits_for_ever,
     nobody_is_told,
-    looked_up_a_moment_before,
     all_moves,
     nothing_moves,
     moved_and_not_read_again,
