@@ -42,6 +42,7 @@ METERS = "meter sink mark lag>=lag_seconds due> sending> refused> held> in_doubt
 UNREAD = "meter window=window_start tries> next=next_at reason"
 PARKED = "id#=event meter customer window=window_start rev>=revision delta> state reason"
 DRIFT = "meter sink customer from=start cause lacks>=amount reason"
+DRIFT_APART = DRIFT.replace("customer", "customer dimensions")
 UNMAPPED = "meter reason customer rows> quantity> windows"
 SILENT = "meter customer since usual>"
 
@@ -118,7 +119,7 @@ def status(config_path: Path, *, as_json: bool, limit: int) -> None:
         "backlogs": [_backlog(config, row) for row in backlogs],
         "begun_elsewhere": [row.figures() for row in elsewhere],
         "checked": [row._asdict() for row in coverage],
-        "drift": [row._asdict() for row in drift],
+        "drift": [{**row._asdict(), "dimensions": row.combination} for row in drift],
         "configuration": configuration.figures(),
         "stopped": stopped,
         "unguarded": unguarded,
@@ -186,7 +187,8 @@ def _show_waiting(report: Mapping[str, Any]) -> None:
             rows,
         )
     if rows := report["drift"]:
-        show_rows("differences from what sinks accepted (`aggregator reconcile`)", DRIFT, rows)
+        columns = DRIFT_APART if any(row["dimensions"] for row in rows) else DRIFT
+        show_rows("differences from what sinks accepted (`aggregator reconcile`)", columns, rows)
     if rows := report["unmapped"]:
         spans = [f"{shown(row['first_window'])} .. {shown(row['last_window'])}" for row in rows]
         named = [{**row, "windows": span} for row, span in zip(rows, spans, strict=True)]

@@ -174,7 +174,11 @@ FAMILIES: dict[str, Kind] = {
         "How long ago the oldest of these was sent; 0 if there are none.",
         ("sink",),
     ),
-    "aggregator_drift_places": (GAUGE, "Customers and spans for which the sink's totals differ.", ("sink",)),
+    "aggregator_drift_places": (
+        GAUGE,
+        "Customers, spans and combinations of dimensions for which the sink's totals differ.",
+        ("sink",),
+    ),
     "aggregator_drift_units": (
         GAUGE,
         "By how much, summed up: what the sink lacks, or has beyond what was sent.",

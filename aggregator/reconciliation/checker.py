@@ -3,6 +3,9 @@
 Rules
 - Customers come one feed after the other: suspicious ones first, then those whose oldest unchecked event is the oldest.
 - A sink is asked within its allowance. What is left goes on in the next round, or the next day.
+- Combinations of dimensions are compared one by one where the sink tells them apart: what is exchanged between two of them
+  comes to nothing in their sum. As many combinations and days as a page of the answer holds cost no further read. So these
+  customers are compared over their own days, and not over those of somebody whose usage came late.
 - While a sink says that its totals are late, nothing is asked: what they lack they may yet have.
 - What differs goes on record and is said. To put it right is for a person (`aggregator reconcile --repair`).
 - What cannot be judged yet, since something of it is on its way, is looked at again some hours later.
@@ -104,21 +107,24 @@ class Checker:
             return result
         due = self._checks.due(self._sink_id, self._feeds, now, self._at_once)
         if due and not self._stopping.is_set():
-            self._compare(due, now, result)
+            self._compare_feed(due, now, result)
             result.more |= len(due) == self._at_once and self._may_ask()
         return result
 
-    def _compare(self, due: Sequence[Unchecked], now: dt.datetime, result: Checked) -> None:
+    def _compare_feed(self, due: Sequence[Unchecked], now: dt.datetime, result: Checked) -> None:
         """Compare customers of one feed over the days that their events lie in."""
         feed = due[0].feed
-        span = Span(
-            floor(min(each.first_window for each in due), DAY),
-            floor(max(each.last_window for each in due), DAY) + DAY,
-        )
-        line = self._lines(feed, span)
+        line = self._lines(feed, _days_of(due))
         if line is None or line.shadow:
             self._checks.put_off(feed, [each.customer for each in due], now + AGAIN_AFTER)
             return
+        for some in _by_first_day(due) if line.is_apart else [due]:
+            if not self._may_go_on():
+                return
+            self._compare(line._replace(span=_days_of(some)), some, now, result)
+
+    def _compare(self, line: Line, due: Sequence[Unchecked], now: dt.datetime, result: Checked) -> None:
+        feed, span = line.feed.feed, line.span
         finder = DriftFinder(self._report, line, self._sink, now, may_ask=self._may_go_on)
         customers = [each.customer for each in due]
         found = list(finder.compare(list(self._report.days(line.feed, span, customers=customers))))
@@ -135,6 +141,7 @@ class Checker:
                 difference.amount,
                 difference.reason,
                 now,
+                each.place.dimensions or (),
             )
             for each in found
             for difference in each.differences
@@ -149,7 +156,7 @@ class Checker:
         result.waiting += len(waiting)
         result.reads += finder.summary.reads
         result.found += [
-            f"{line.meter} of {each.customer} in {Span(each.start, each.end)}: {each.reason}"
+            f"{line.meter} of {_whose(each)} in {Span(each.start, each.end)}: {each.reason}"
             for each in drifts
         ]
 
@@ -160,3 +167,24 @@ class Checker:
 def _unsure(found: Found) -> bool:
     """Tell whether the sink's figure says nothing of a place yet."""
     return found.place.sink is not None and any(each.cause is Cause.PENDING for each in found.differences)
+
+
+def _days_of(due: Sequence[Unchecked]) -> Span:
+    """Return the days that the events of customers lie in."""
+    return Span(
+        floor(min(each.first_window for each in due), DAY),
+        floor(max(each.last_window for each in due), DAY) + DAY,
+    )
+
+
+def _by_first_day(due: Sequence[Unchecked]) -> list[list[Unchecked]]:
+    """Return customers by the first of their days, those first who come first: no more groups than a sink takes days."""
+    groups: dict[dt.datetime, list[Unchecked]] = {}
+    for each in due:
+        groups.setdefault(floor(each.first_window, DAY), []).append(each)
+    return list(groups.values())
+
+
+def _whose(drift: Drift) -> str:
+    """Name the customer, and the combination if that is known."""
+    return f"{drift.customer} ({drift.combination})" if drift.dimensions else drift.customer

@@ -150,6 +150,13 @@ class HttpSink(Generic[Far]):
 
         return self._ask(paced)
 
+    async def _turn_for_more(self) -> None:
+        """Count one more call that a figure takes, and wait until it is its turn. Called while one is read, on the loop."""
+        allowance, pacer = self._reads, self._read_pacer
+        if allowance is not None and pacer is not None:
+            await asyncio.to_thread(allowance.take)
+            await _turn(pacer)
+
     def _resumed(self) -> None:
         """Send again after having been halted."""
         self._loop.ask(lambda connection: connection.dispatcher.resume())

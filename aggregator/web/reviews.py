@@ -24,6 +24,7 @@ def reconciliation(backend: Backend, asked: Asked) -> Page:
     values = {
         "drift": drift[:MOST_DIFFERENCES],
         "more": len(drift) > MOST_DIFFERENCES,
+        "apart": any(each.dimensions for each in drift[:MOST_DIFFERENCES]),
         "coverage": checks.coverage(),
         "names": {cause.value: name for cause, name in NAMES.items()},
         "now": asked.now,

@@ -29,6 +29,7 @@ from aggregator.reconciliation.checker import CUSTOMERS_AT_ONCE, Checker
 from aggregator.reconciliation.drift_finder import DriftFinder, Found, Line, Summary
 from aggregator.reconciliation.notification_poller import LOOKBACK
 from aggregator.runtime.disk_list import DiskList
+from aggregator.sinks.protocol import TellsCombinations
 from aggregator.wiring.app import App
 
 MOST_UNBALANCED, MOST_NAMED = 1_000, 3
@@ -174,7 +175,6 @@ def _compare(
     stack: ExitStack,
 ) -> Compared:
     line = _line(app, feed, question.span)
-    line = line._replace(is_apart=_tells_apart(app, feed))
     lines, shadow = line.feed, line.shadow
     if asked is not None:
         asked = asked._replace(span=Span(asked.span.start, min(asked.span.end, feed.read_until)))
@@ -249,12 +249,24 @@ def _line(app: App, feed: UsageFeed, span: Span) -> Line:
     lines = FeedLine(feed.id, feed.meter_id, feed.since, feed.until)
     known = app.definitions(feed.meter)
     again_from = feed.mark - configured.revisit
-    return Line(feed.meter, feed.sink, lines, span, known, configured.unit, again_from, feed.shadow)
+    return Line(
+        feed.meter,
+        feed.sink,
+        lines,
+        span,
+        known,
+        configured.unit,
+        again_from,
+        feed.shadow,
+        _tells_apart(app, feed),
+    )
 
 
 def _tells_apart(app: App, feed: UsageFeed) -> bool:
-    """Tell whether a feed's usage is kept apart by dimensions of which its sink has all that there ever were."""
-    return bool(feed.dimensions) and set(feed.dimensions) <= set(app.registered[feed.meter].meter.dimensions)
+    """Tell whether a feed's usage is kept apart by dimensions of which its sink can tell all that there ever were."""
+    named = set(feed.dimensions)
+    tells = isinstance(app.sinks[feed.sink], TellsCombinations)
+    return tells and bool(named) and named <= set(app.registered[feed.meter].meter.dimensions)
 
 
 def may_ask(app: App, sink: str) -> Callable[[], bool]:

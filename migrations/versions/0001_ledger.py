@@ -984,11 +984,16 @@ create table aggregator.drift (
     amount       numeric not null,
     reason       text not null,
     found_at     timestamptz not null,
-    primary key (feed_id, customer, window_start, cause)
+    combination  bigint not null default 0,
+    dimensions   jsonb not null default '{}',
+    primary key (feed_id, customer, window_start, combination, cause)
 );
 comment on table aggregator.drift is
     'Where a sink''s own totals differ from what was accepted, until they are compared again.';
 comment on column aggregator.drift.amount is 'By how much the sink has too little; below zero: too much.';
+comment on column aggregator.drift.combination is 'The number of its combination; 0: all of them, or the empty one.';
+comment on column aggregator.drift.dimensions is
+    'What that number stands for: a sink may have combinations that the ledger has not.';
 
 create table aggregator.reassertion (
     feed_id      integer not null references aggregator.feed,

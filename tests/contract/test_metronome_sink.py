@@ -35,6 +35,7 @@ from aggregator.sandbox import SandboxOptions, running
 from aggregator.sandbox.metronome import MetronomeControl
 from aggregator.sinks.metronome import MetronomeMeter, MetronomeSink
 from aggregator.sinks.protocol import Sink
+from aggregator.sinks.read_allowance import ReadAllowance
 from tests.contract.events import about_to_leave, always, answers, send, send_one, until_halted
 from tests.contract.making import making
 
@@ -1114,16 +1115,42 @@ def test_combinations_are_told_apart_by_a_group_key_that_has_all_of_them(
     ]
     assert {each.answer for each in sink.send(events, always)} == {Answer.ACCEPTED}
     sandbox.set_rules(page_rows=page_rows)
+    sink.limit_reads(allowance := ReadAllowance(1_000.0, None, lambda reads: reads))
     assert sink.by_combination("eu", "cus_1", WHOLE, HOUR) == {
         small: {NOON: 1},
         large: {NOON: 2, NOON + HOUR: 4},
         (): {NOON: 16},
         small[1:]: {NOON: 32},
     }
+    assert allowance.reads == (2 if page_rows == 100 else 2 + 4), "each further page counts"
     found = sink.by_combination("us", "cus_1", WHOLE, DAY)
     assert found == {large: {YESTERDAY: 8}}
     with pytest.raises(CustomerUnknown):
         sink.by_combination("us", "cus_2", WHOLE, DAY)
+
+
+def test_what_no_value_of_ours_can_be_is_named_as_a_ledger_can_keep_it(
+    sandbox: MetronomeControl, make_sink: MakeSink
+) -> None:
+    """Somebody else may send what no text in Postgres can hold; what is merely unusual is as it was sent."""
+    sandbox.add_metric("tokens", filters=[{"name": each} for each in GROUPED], group_keys=[GROUPED])
+    sandbox.add_customer("one", "cus_1")
+    for number, model in enumerate(("a\0b", "\ud800", "grand mod\u00e8le\u00a02")):
+        event = {
+            "transaction_id": f"stray_{number}",
+            "customer_id": "cus_1",
+            "event_type": "tokens",
+            "timestamp": f"{NOON:%Y-%m-%dT%H:%M:%SZ}",
+            "properties": {"quantity": "1", "llm_model": model, "token_type": "in", "region": "eu"},
+        }
+        sandbox.call("POST", "/v1/ingest", [event])
+    found = make_sink(sandbox.url, meters=TOKENS).by_combination("eu", "cus_1", WHOLE, DAY)
+    assert found is not None
+    assert sorted(dict(each)["model"] for each in found) == [
+        r"'\ud800'",
+        r"'a\x00b'",
+        "grand mod\u00e8le\u00a02",
+    ]
 
 
 def test_without_such_a_group_key_no_combination_has_a_figure(

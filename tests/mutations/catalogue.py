@@ -1868,9 +1868,26 @@ MISTAKES: tuple[Mistake, ...] = (
     Mistake(
         "a combination is compared by what the sum of all comes to",
         "aggregator/wiring/reconciling.py",
-        "    line = line._replace(is_apart=_tells_apart(app, feed))\n",
+        "        _tells_apart(app, feed),\n",
         "",
-        ("tests/system/test_llm_tokens.py",),
+        ("tests/system/test_llm_tokens.py", "tests/postgres/test_checks_apart.py"),
+    ),
+    Mistake(
+        "of two combinations that differ in one hour, one is on record",
+        "aggregator/reconciliation/checker.py",
+        "                each.place.dimensions or (),\n",
+        "",
+        (
+            "tests/postgres/test_checks_apart.py::test_what_is_exchanged_between_two_combinations_is_found",
+            "tests/postgres/test_checks_apart.py::test_the_daemon_names_the_combinations_that_a_sink_has_exchanged",
+        ),
+    ),
+    Mistake(
+        "a sink lists every combination over days on which most customers had nothing to be compared",
+        "aggregator/reconciliation/checker.py",
+        "        for some in _by_first_day(due) if line.is_apart else [due]:",
+        "        for some in [due]:",
+        ("tests/postgres/test_checks_apart.py::test_each_customer_is_asked_about_over_their_own_days",),
     ),
     Mistake(
         "another meter's usage of a metric stands under this one's combinations",

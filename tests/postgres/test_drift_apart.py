@@ -25,6 +25,11 @@ class ApartSink(CountingSink):
 
     tells = True
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.days: list[tuple[str, int]] = []
+        """Over how many days it was asked of whom."""
+
     def by_combination(
         self, meter: str, customer: str, span: Span, step: dt.timedelta
     ) -> dict[Dimensions, dict[dt.datetime, Decimal]] | None:
@@ -32,6 +37,7 @@ class ApartSink(CountingSink):
         if not self.tells:
             return None
         self.reads.append((customer, step))
+        self.days.append((customer, (span.end - span.start) // DAY))
         if customer in self.unknown:
             raise CustomerUnknown(f"There is no customer {customer}.")
         found: dict[Dimensions, dict[dt.datetime, Decimal]] = defaultdict(lambda: defaultdict(Decimal))
@@ -71,10 +77,20 @@ class Apart(Compared):
             for its in each.differences
         ]
 
+    def exchange(self, customer: str) -> None:
+        """Let the sink have 30 of the small model as usage of the large one, in the same hour."""
+        self.sink.forget(customer, 30)
+        self.book_of(LARGE, customer, 30)
 
-@pytest.fixture
-def apart(database: Database) -> Apart:
-    """Two customers with usage of two models on two days, all of it billed."""
+    def book_of(self, combination: Dimensions, customer: str, much: int) -> None:
+        """Book what somebody else sends of a combination."""
+        self.sink.book(customer, START + 3 * HOUR, much)
+        stray = self.sink.identifiers["stray"]
+        self.sink.identifiers["stray"] = stray._replace(dimensions=combination)
+
+
+def two_customers(database: Database) -> Apart:
+    """Return two customers with usage of two models on two days, all of it billed."""
     compared = Apart(database)
     for customer in ("cus_a", "cus_b"):
         for hour in (2, 3, 30):
@@ -82,6 +98,12 @@ def apart(database: Database) -> Apart:
                 compared.world.source.use(customer, START + hour * HOUR, much, model=model)
     compared.settled()
     return compared
+
+
+@pytest.fixture
+def apart(database: Database) -> Apart:
+    """Two customers, all of whose usage is billed."""
+    return two_customers(database)
 
 
 def test_what_agrees_costs_no_more_reads(apart: Apart) -> None:
@@ -93,10 +115,7 @@ def test_what_agrees_costs_no_more_reads(apart: Apart) -> None:
 
 def test_what_one_combination_lacks_and_another_has_too_much_of_is_seen(apart: Apart) -> None:
     """Their sum agrees. What is missing is planned anew; what is too much of a combination is for a person."""
-    apart.sink.forget("cus_b", 30)
-    apart.sink.book("cus_b", START + 3 * HOUR, 30)
-    stray = apart.sink.identifiers["stray"]
-    apart.sink.identifiers["stray"] = stray._replace(dimensions=LARGE)
+    apart.exchange("cus_b")
     assert apart.of_each() == [
         ("cus_b", LARGE, 3, Cause.FOREIGN, -30),
         ("cus_b", SMALL, 3, Cause.MISSING, 30),

@@ -40,6 +40,15 @@ select meter.id, its.id, jsonb_build_object('model', 'm' || its.place, 'token_ty
 """
 
 
+DRIFT = """
+insert into aggregator.drift
+       (feed_id, customer, window_start, window_end, cause, amount, reason, found_at, combination, dimensions)
+select feed.id, 'cus_acme', %(at)s, %(at)s + interval '1 hour', 'foreign', -150, 'the rest is not ours', %(at)s, 7,
+       '{"token_type": "input", "model": "<large>"}'
+  from aggregator.feed join aggregator.meter on meter.id = feed.meter_id and meter.name = 'llm_tokens' limit 1
+"""
+
+
 @pytest.fixture
 def ledger(ledger_url: str, tmp_path: Path) -> Iterator[Ledger]:
     """A ledger with a meter that is kept apart, whose days but the newest are summed up."""
@@ -194,3 +203,14 @@ def test_days_are_read_by_their_sums(site: Site, ledger_url: str) -> None:
         more = [its.used for _, its in said_by_usage(site.ledger, "model", customer)]
         rest = [its.used - each for each, (_, its) in zip(more, was, strict=True)]
         assert rest == [-4] * 3, "one of each of two token types and two days"
+
+
+def test_a_difference_is_shown_with_its_combination(site: Site, ledger_url: str) -> None:
+    """In a column of its own, which is there only if a difference is of one."""
+    before = site.browser().get("/reconciliation").text
+    assert ("cus_granite" in before, ">Dimensions</th>" in before) == (True, False)
+    with psycopg.connect(ledger_url, autocommit=True) as connection:
+        connection.execute(DRIFT, {"at": NEWEST})
+    text = site.browser().get("/reconciliation").text
+    assert text.count(">Dimensions</th>") == text.count("<td>model=&lt;large&gt;, token_type=input</td>") == 1
+    assert "cus_granite" in text

@@ -4,7 +4,8 @@ Rules
 - Every claim is looked through once, in its order: the events in it that the sink took are to be compared, by customer. What
   was not settled yet stops the look, so that nothing is passed over.
 - What was compared is struck off only as it was listed: what came meanwhile is compared again.
-- What differs is kept until it is compared again. Nothing is put right by this.
+- What differs is kept until it is compared again, each combination of dimensions by itself where the sink tells them apart.
+  Nothing is put right by this.
 """
 
 import datetime as dt
@@ -12,6 +13,10 @@ from collections.abc import Sequence
 from decimal import Decimal
 from typing import NamedTuple
 
+from psycopg.types.json import Jsonb
+
+from aggregator.core import dimensions as apart_by
+from aggregator.core.dimensions import Dimensions
 from aggregator.core.notifications import late_since
 from aggregator.ledger.database import Part
 
@@ -101,9 +106,11 @@ delete from aggregator.drift
 """
 
 FOUND = """
-insert into aggregator.drift (feed_id, customer, window_start, window_end, cause, amount, reason, found_at)
-values (%(feed)s, %(customer)s, %(start)s, %(end)s, %(cause)s, %(amount)s, %(reason)s, %(found_at)s)
-    on conflict (feed_id, customer, window_start, cause) do update
+insert into aggregator.drift
+       (feed_id, customer, window_start, window_end, cause, amount, reason, found_at, combination, dimensions)
+values (%(feed)s, %(customer)s, %(start)s, %(end)s, %(cause)s, %(amount)s, %(reason)s, %(found_at)s, %(combination)s,
+        %(dimensions)s)
+    on conflict (feed_id, customer, window_start, combination, cause) do update
    set amount = excluded.amount, reason = excluded.reason
 """
 
@@ -130,12 +137,12 @@ select sink.name, checking.listed, checking.checked, checking.checked_at, left_o
 
 DRIFT = """
 select meter.name, sink.name, drift.customer, drift.window_start, drift.window_end, drift.cause, drift.amount, drift.reason,
-       drift.found_at
+       drift.found_at, drift.dimensions
   from aggregator.drift
   join aggregator.feed on feed.id = drift.feed_id
   join aggregator.meter on meter.id = feed.meter_id
   join aggregator.sink on sink.id = feed.sink_id
- order by drift.found_at, drift.feed_id, drift.customer, drift.window_start limit %(limit)s
+ order by drift.found_at, drift.feed_id, drift.customer, drift.window_start, drift.combination limit %(limit)s
 """
 
 
@@ -165,6 +172,13 @@ class Drift(NamedTuple):
     amount: Decimal
     reason: str
     found_at: dt.datetime
+    dimensions: Dimensions = ()
+    """Of which combination it is; empty where the sum of all was compared."""
+
+    @property
+    def combination(self) -> str:
+        """The same as people read it."""
+        return apart_by.shown(self.dimensions)
 
 
 class Coverage(NamedTuple):
@@ -219,7 +233,7 @@ class Checks(Part):
         now: dt.datetime,
     ) -> None:
         """Strike off customers that were compared over a span, and keep what differs there in place of what did."""
-        values = {
+        compared = {
             "feed": feed,
             "customers": [each.customer for each in done],
             "events": [each.events for each in done],
@@ -228,10 +242,12 @@ class Checks(Part):
             "now": now,
         }
         with self._database.transaction() as connection:
-            connection.execute(STRIKE_OFF, values)
-            connection.execute(FORGET, values)
+            connection.execute(STRIKE_OFF, compared)
+            connection.execute(FORGET, compared)
             for each in found:
-                connection.execute(FOUND, {"feed": feed, **each._asdict()})
+                number, named = apart_by.number(each.dimensions), Jsonb(dict(each.dimensions))
+                values = {**each._asdict(), "feed": feed, "combination": number, "dimensions": named}
+                connection.execute(FOUND, values)
 
     def put_off(self, feed: int, customers: Sequence[str], next_at: dt.datetime) -> None:
         """Compare customers later: nothing can be concluded of them yet."""
@@ -248,4 +264,7 @@ class Checks(Part):
 
     def drift(self, limit: int) -> list[Drift]:
         """Return what is known to differ, the longest known first."""
-        return [Drift._make(row) for row in self._rows(DRIFT, {"limit": limit})]
+        return [
+            Drift._make((*row, apart_by.of_mapping(named)))
+            for *row, named in self._rows(DRIFT, {"limit": limit})
+        ]

@@ -17,6 +17,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from decimal import Decimal, localcontext
 from functools import partial
 from typing import TYPE_CHECKING, Literal, NamedTuple, NoReturn, Protocol
+from unicodedata import category
 
 from aggregator.core import definitions
 from aggregator.core.dimensions import Dimensions, of_mapping
@@ -48,6 +49,9 @@ PAGE = 100
 MOST_PAGES = 100
 """Ten thousand metrics, or hours: far more than there are known to be, and an end to reading them."""
 
+MOST_PAGES_OF_GROUPS = 1_000
+"""A hundred days of a thousand combinations, or the hours of four: as many as a meter has unless it says otherwise."""
+
 MOST_DIGITS = 100
 """A sum of what Metronome shows is rounded nowhere."""
 
@@ -58,6 +62,9 @@ UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
 FORBIDDEN, NOT_FOUND = 403, 404
 
 Row = Mapping[str, object]
+
+Turn = Callable[[], Awaitable[None]]
+"""Waits until one more call may be made."""
 
 
 class Invoice(NamedTuple):
@@ -148,10 +155,11 @@ class Account:
         return {start: value for start, value in found.items() if start in span and value}
 
     async def by_combination(
-        self, name: str, customer: str, span: Span, step: dt.timedelta
+        self, name: str, customer: str, span: Span, step: dt.timedelta, turn: Turn
     ) -> dict[Dimensions, dict[dt.datetime, Decimal]] | None:
         """Return the same for each combination of the meter's dimensions; None if the metric has no group key for them.
 
+        For each page after the first it waits for its `turn`: they are as many as combinations and hours or days fill.
         Raises SinkUnreachable, SinkHalted or SinkError.
         """
         self._refuse_odd(span, step)
@@ -164,7 +172,7 @@ class Account:
             return None
         own = {key: meter.properties[key] for key in keys if key in meter.properties}
         known = await self._customer(customer)
-        rows = await self._usage_of(str(metric.get("id")), known, span, step, keys, own)
+        rows = await self._usage_of(str(metric.get("id")), known, span, step, keys, own, turn)
         found: dict[Dimensions, dict[dt.datetime, Decimal]] = {}
         for row in rows:
             group, start = _group(row), _start(row, "starting_on")
@@ -309,6 +317,7 @@ class Account:
         step: dt.timedelta,
         keys: GroupKey,
         only: Mapping[str, str],
+        turn: Turn | None = None,
     ) -> list[Row]:
         """Read the usage of groups, `only` of those with some values."""
         ask = partial(
@@ -323,7 +332,7 @@ class Account:
         )
         if only:
             ask = partial(ask, group_filters={key: [value] for key, value in only.items()})
-        return await self._pages(ask, "usage by group")
+        return await self._pages(ask, "usage by group", MOST_PAGES_OF_GROUPS, turn)
 
     async def _customer(self, name: str) -> str:
         """Return the id of the customer with an ingest alias; an alias may look like an id, so it is asked for first.
@@ -405,11 +414,19 @@ class Account:
         metrics = self.client.api.v1.billable_metrics.with_raw_response
         return await self._pages(partial(metrics.list, limit=PAGE), "billable metrics")
 
-    async def _pages(self, ask: Callable[..., Awaitable[Answer]], what: str) -> list[Row]:
+    async def _pages(
+        self,
+        ask: Callable[..., Awaitable[Answer]],
+        what: str,
+        most: int = MOST_PAGES,
+        turn: Turn | None = None,
+    ) -> list[Row]:
         """Return the rows of all pages. Raises SinkUnreachable, SinkHalted or SinkError."""
         rows: list[Row] = []
         cursor: dict[str, object] = {}
-        for _ in range(MOST_PAGES):
+        for number in range(most):
+            if number and turn is not None:
+                await turn()
             try:
                 answer = _object(await self._ask(ask(extra_query=cursor)))
             except SinkError:
@@ -425,7 +442,7 @@ class Account:
             if cursor.get("next_page") == following:
                 raise SinkError(f"Metronome's list of {what} goes round in a circle.")
             cursor = {"next_page": str(following)}
-        raise SinkError(f"Metronome lists more than {MOST_PAGES} pages of {what}; ask for a shorter span.")
+        raise SinkError(f"Metronome lists more than {most} pages of {what}; ask for a shorter span.")
 
     async def _ask(self, call: Awaitable[Answer]) -> bytes:
         async with asyncio.timeout(self.client.timeout_seconds):
@@ -494,7 +511,13 @@ def _group(row: Row) -> object:
 def _combination(meter: MetronomeMeter, group: Mapping[str, object]) -> Dimensions:
     """Return which combination of dimensions a group is, of those that its events have."""
     named = {name: group[key] for name, key in meter.dimensions.items()}
-    return of_mapping({name: str(value) for name, value in named.items() if value is not None})
+    return of_mapping({name: _kept(str(value)) for name, value in named.items() if value is not None})
+
+
+def _kept(value: str) -> str:
+    """Write what somebody else may have sent so that a ledger can keep it: no value of ours has such characters."""
+    broken = not value.isprintable() and any(category(each) in {"Cc", "Cs"} for each in value)
+    return ascii(value) if broken else value
 
 
 def _start(row: Row, name: str) -> dt.datetime:

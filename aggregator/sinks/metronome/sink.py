@@ -137,7 +137,9 @@ class MetronomeSink(HttpSink[Account]):
         self, meter: str, customer: str, span: Span, step: dt.timedelta
     ) -> Mapping[Dimensions, Mapping[dt.datetime, Decimal]] | None:
         """Return the same for each combination of a meter's dimensions; None if its metric cannot tell them apart."""
-        return self._read(lambda account: account.by_combination(meter, customer, span, step), READS)
+        return self._read(
+            lambda account: account.by_combination(meter, customer, span, step, self._turn_for_more), READS
+        )
 
     def knows_by_name(self, customer: str) -> bool:  # noqa: ARG002 - an alias may be anything
         """Say whether a customer can be looked up."""
