@@ -162,7 +162,8 @@ class Archiver:
             self._step("archive_verified")
         for day in days_of(Span(archive.removed_until, archive.span.end)):
             try:
-                self._archives.remove(archive, day)
+                if not self._archives.remove(archive, day):
+                    return  # another process goes on with it
             except InvariantBroken as error:
                 if day > archive.month:
                     raise InvariantBroken(

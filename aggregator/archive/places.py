@@ -5,6 +5,7 @@ Raises ArchiveError for whatever goes wrong, with what to do about it.
 
 import os
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
@@ -15,7 +16,9 @@ from aggregator.errors import ArchiveError, SinkError
 from aggregator.sinks.files.bucket import PART_BYTES, Bucket
 from aggregator.sinks.files.directory import clear, unfinished
 
-MOST_FETCHED = 3
+MOST_FETCHED = 8
+"""Files that are kept: far more than are read at once."""
+
 BRING_IT_BACK = "Bring the file back from a backup, or let `ledger.archive` say where the archive is now."
 
 
@@ -114,6 +117,7 @@ class InBucket:
         self._prefix = prefix
         self.where = f"s3://{name}/{prefix}"
         self._fetched: tempfile.TemporaryDirectory[str] | None = None
+        self._fetching = threading.Lock()
 
     @contextmanager
     def making(self) -> Iterator[tuple[Path, BinaryIO]]:
@@ -140,19 +144,24 @@ class InBucket:
     @contextmanager
     def fetched(self, name: str) -> Iterator[Path]:
         """Give a copy of the file, fetched once."""
-        if self._fetched is None:
-            self._fetched = tempfile.TemporaryDirectory(prefix="aggregator-archive-")
-        path = Path(self._fetched.name) / name
-        if not path.exists():
-            self._make_room(path.parent)
-            with _explained():
-                with path.with_suffix(".part").open("wb") as file:
-                    there = self._bucket.get(self._prefix + name, file)
-                if not there:
-                    path.with_suffix(".part").unlink()
-                    raise ArchiveError(f"The archive {self.where}{name} is not there. {BRING_IT_BACK}")
-                path.with_suffix(".part").rename(path)
+        with self._fetching:  # many may ask for the same at once
+            if self._fetched is None:
+                self._fetched = tempfile.TemporaryDirectory(prefix="aggregator-archive-")
+            path = Path(self._fetched.name) / name
+            if not path.exists():
+                self._make_room(path.parent)
+                self._fetch(name, path)
         yield path
+
+    def _fetch(self, name: str, path: Path) -> None:
+        part = path.with_suffix(".part")
+        with _explained():
+            with part.open("wb") as file:
+                there = self._bucket.get(self._prefix + name, file)
+            if not there:
+                part.unlink()
+                raise ArchiveError(f"The archive {self.where}{name} is not there. {BRING_IT_BACK}")
+            part.rename(path)
 
     def _make_room(self, directory: Path) -> None:
         """Remove those that were fetched first; whoever reads one has it open."""

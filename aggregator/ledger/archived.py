@@ -19,7 +19,7 @@ from psycopg import errors as pg
 from aggregator.core.archive import Row
 from aggregator.core.model import Span
 from aggregator.errors import ArchiveError, LedgerError
-from aggregator.ledger.archives import ARCHIVE, FROM_ARCHIVE, Archive
+from aggregator.ledger.archives import ARCHIVE, AS_ATTEMPTS, AS_EVENTS, AS_SLOTS, FROM_ARCHIVE, Archive
 from aggregator.ledger.database import Connection
 
 Beside = Callable[[str], str]
@@ -48,30 +48,12 @@ TABLES_OF_ROWS = (
     "create temporary table archived_attempt (like aggregator.attempt)",
 )
 COPY = f"copy pg_temp.archived ({', '.join(Row._fields)}) from stdin"
+# An attempt may still be here, for the sake of other events; then it names the archived ones, too.
+GONE_ATTEMPTS = "having not exists (select from aggregator.attempt where attempt.id = tried.id)"
 FILL = (
-    f"""
-    insert into pg_temp.archived_slot ({SLOT})
-    select slot_id, window_start, combination, stamped_at, tail, feed_id, slot_revision, false, customer, quantity, total
-      from pg_temp.archived where revision is null or revision = 0
-    """,  # noqa: S608 - our own text
-    """
-    insert into pg_temp.archived_event (
-        id, slot_id, pass_id, feed_id, revision, window_start, at, planned_at, exposed_at, attempted_at, settled_at,
-        combination, state, attempts, customer, identifier, delta, total, quantity, transport, request_id, reason)
-    select event_id, slot_id, pass_id, feed_id, revision, window_start, at, planned_at, exposed_at, attempted_at,
-           settled_at, combination, state::aggregator.event_state, attempts, customer, identifier, delta, event_total,
-           event_quantity, transport, request_id, reason
-      from pg_temp.archived where event_id is not null
-    """,
-    """
-    insert into pg_temp.archived_attempt (id, claim_id, at, answer, reason, events, request_ids)
-    select tried.id, tried.claim, tried.at, tried.answer, tried.reason, array[event_id], array[tried.request]
-      from pg_temp.archived
-     cross join lateral json_to_recordset(tries::json) as tried
-           (id bigint, claim bigint, at timestamptz, answer text, reason text, request text)
-     where tries is not null
-       and not exists (select from aggregator.attempt where attempt.id = tried.id and events @> array[event_id])
-    """,
+    f"insert into pg_temp.archived_slot {AS_SLOTS.format(rows='archived')}",
+    f"insert into pg_temp.archived_event {AS_EVENTS.format(rows='archived')}",
+    f"insert into pg_temp.archived_attempt {AS_ATTEMPTS.format(rows='archived')} {GONE_ATTEMPTS}",
     "create index on pg_temp.archived_slot (feed_id, window_start, customer, combination)",
     "create index on pg_temp.archived_event (id)",
     "create index on pg_temp.archived_event (slot_id, revision)",

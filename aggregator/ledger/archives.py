@@ -149,6 +149,9 @@ DAYS = """
 select day, slots, events, quantity, total, digest from aggregator.archive_day where archive_id = %(archive)s order by day
 """
 
+NEXT_DAY = """
+select from aggregator.archive where id = %(archive)s and removed_until = %(day)s and restored_at is null for update
+"""
 REMOVE = "select aggregator.remove_archived(%(archive)s, %(day)s)"
 REMOVED = "update aggregator.archive set removed_at = clock_timestamp() where id = %(archive)s and removed_at is null"
 SPENT = "select aggregator.remove_spent_claims(%(after)s, %(before)s)"
@@ -177,33 +180,35 @@ select count(*) from came
       using (day)
  where came.digest is distinct from known.digest
 """
+# What rows of an archive say, as the tables have it.
+AS_SLOTS = """
+(id, window_start, combination, stamped_at, tail, feed_id, revision, replan, customer, quantity, total)
+select slot_id, window_start, combination, stamped_at, tail, feed_id, slot_revision, false, customer, quantity, total
+  from pg_temp.{rows} where revision is null or revision = 0
+ order by feed_id, window_start, customer, combination
+"""
+AS_EVENTS = """
+(id, slot_id, pass_id, feed_id, revision, window_start, at, planned_at, exposed_at, attempted_at, settled_at, combination,
+ state, attempts, customer, identifier, delta, total, quantity, transport, request_id, reason)
+select event_id, slot_id, pass_id, feed_id, revision, window_start, at, planned_at, exposed_at, attempted_at, settled_at,
+       combination, state::aggregator.event_state, attempts, customer, identifier, delta, event_total, event_quantity,
+       transport, request_id, reason
+  from pg_temp.{rows} where event_id is not null order by event_id
+"""
+AS_ATTEMPTS = """
+(id, claim_id, at, answer, reason, events, request_ids) overriding system value
+select tried.id, min(tried.claim), min(tried.at), min(tried.answer), min(tried.reason),
+       array_agg(event_id order by event_id), array_agg(tried.request order by event_id)
+  from pg_temp.{rows}
+ cross join lateral json_to_recordset(tries::json) as tried
+       (id bigint, claim bigint, at timestamptz, answer text, reason text, request text)
+ where tries is not null group by tried.id
+"""
+
 BRING_BACK = (
-    """
-    insert into aggregator.event (
-        id, slot_id, pass_id, feed_id, revision, window_start, at, planned_at, exposed_at, attempted_at, settled_at,
-        combination, state, attempts, customer, identifier, delta, total, quantity, transport, request_id, reason)
-    select event_id, slot_id, pass_id, feed_id, revision, window_start, at, planned_at, exposed_at, attempted_at,
-           settled_at, combination, state::aggregator.event_state, attempts, customer, identifier, delta, event_total,
-           event_quantity, transport, request_id, reason
-      from pg_temp.incoming where event_id is not null order by event_id
-    """,
-    """
-    insert into aggregator.slot (
-        id, window_start, combination, stamped_at, tail, feed_id, revision, customer, quantity, total)
-    select slot_id, window_start, combination, stamped_at, tail, feed_id, slot_revision, customer, quantity, total
-      from pg_temp.incoming where revision is null or revision = 0
-     order by feed_id, window_start, customer, combination
-    """,
-    """
-    insert into aggregator.attempt (id, claim_id, at, answer, reason, events, request_ids) overriding system value
-    select tried.id, min(tried.claim), min(tried.at), min(tried.answer), min(tried.reason),
-           array_agg(event_id order by event_id), array_agg(tried.request order by event_id)
-      from pg_temp.incoming
-     cross join lateral json_to_recordset(tries::json) as tried
-           (id bigint, claim bigint, at timestamptz, answer text, reason text, request text)
-     where tries is not null group by tried.id
-        on conflict (id) do nothing
-    """,
+    f"insert into aggregator.event {AS_EVENTS.format(rows='incoming')}",
+    f"insert into aggregator.slot {AS_SLOTS.format(rows='incoming')}",
+    f"insert into aggregator.attempt {AS_ATTEMPTS.format(rows='incoming')} on conflict (id) do nothing",
     """
     delete from aggregator.archived_hour using aggregator.feed
      where archived_hour.feed_id = feed.id and feed.meter_id = %(meter)s and hour >= %(month)s and hour < %(until)s
@@ -384,8 +389,8 @@ class Archives(Part):
         rows = self._rows(DAYS, {"archive": archive.id})
         return {day: Day._make((*rest, int(digest))) for day, *rest, digest in rows}
 
-    def remove(self, archive: Archive, day: dt.datetime) -> None:
-        """Remove one day, the first that is left.
+    def remove(self, archive: Archive, day: dt.datetime) -> bool:
+        """Remove one day, the first that is left; False if another process is at it, or was.
 
         Raises InvariantBroken if the ledger has of it what the archive has not, LedgerUnreachable if something of it was
         written meanwhile; nothing was removed then.
@@ -393,7 +398,11 @@ class Archives(Part):
         with self._database.transaction(snapshot=True) as connection:
             self._go_on(connection)
             connection.execute(UNHURRIED)
-            connection.execute(REMOVE, {"archive": archive.id, "day": day})
+            values = {"archive": archive.id, "day": day}
+            if connection.execute(NEXT_DAY, values).fetchone() is None:
+                return False
+            connection.execute(REMOVE, values)
+            return True
 
     def removed(self, archive: Archive) -> None:
         """Record that all days are removed."""

@@ -12,6 +12,7 @@ from typing import NoReturn, cast
 import pytest
 
 from aggregator.collection.rounds import Collected
+from aggregator.config import Ledger
 from aggregator.config.monitoring import Monitoring
 from aggregator.daemon import daemon
 from aggregator.daemon.daemon import MOST_COLLECTIONS, Daemon, Work
@@ -150,6 +151,7 @@ def app_with(meter: object, **parts: object) -> App:
     """Return an App of one meter, with nothing behind it but what is given."""
     its = {
         "config": SimpleNamespace(
+            ledger=Ledger(),
             meters={"m": meter},
             customers={},
             polls=lambda _: dt.timedelta(hours=1),

@@ -9,6 +9,7 @@ import pytest
 
 from aggregator.cli.exit_codes import ExitCode
 from aggregator.cli.run import run_once
+from aggregator.config import Ledger
 from aggregator.core.counts import Counts
 from aggregator.daemon import jobs
 from aggregator.reconciliation.checker import Checked
@@ -55,7 +56,10 @@ def test_one_pass_goes_from_thing_to_thing() -> None:
         OFTEN,
         collections={"m": Counting(), "a": Counting()},
         config=SimpleNamespace(
-            meters={"m": OFTEN, "a": OFTEN}, customers={}, polls=lambda _: timedelta(hours=1)
+            ledger=Ledger(),
+            meters={"m": OFTEN, "a": OFTEN},
+            customers={},
+            polls=lambda _: timedelta(hours=1),
         ),
         notification_sinks={"s": 1, "imports": 2},
         notification_poller=lambda _: Quiet(),

@@ -182,6 +182,30 @@ def refuse_one(world: World, since: dt.datetime) -> None:
         )
 
 
+def test_two_daemons_archive_one_month_once(history: History, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever comes second finds what the first is at, and leaves it to it."""
+    before = without_claims(history.answers())
+    other = in_directory(history.world, Path(history.place.where))
+    passed = iter(range(1000))
+
+    def beside(name: str) -> None:
+        if name in {"archive_recorded", "archive_verified"} or (
+            name == "archive_day_removed" and next(passed) == 4
+        ):
+            with monkeypatch.context() as alone:
+                alone.setattr(failpoints, "passing", lambda _name: None)
+                found = other.archiver.run_once(history.world.now)
+                assert found.troubles == []
+
+    monkeypatch.setattr(failpoints, "passing", beside)
+    first = history.archiver.run_once(history.world.now)
+    assert first.troubles == []
+    monkeypatch.undo()
+    archive(history)
+    assert [each.removed_at is not None for each in history.archives.listed()] == [True, True]
+    assert without_claims(history.answers()) == before
+
+
 def test_a_day_that_changed_after_others_were_removed_is_said_and_can_be_put_right(
     history: History, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -253,8 +277,13 @@ def test_nothing_is_removed_that_was_not_read_back(history: History, tmp_path: P
     with pytest.raises(InvariantBroken, match="never deleted"):
         world.execute("delete from aggregator.event where window_start >= %s", later(AUGUST, 1))
     [july, _] = history.archives.listed()
-    with pytest.raises(InvariantBroken, match="not to be removed now"):
-        history.archives.remove(july, JULY)
+    assert not history.archives.remove(july, JULY), "another process did"
+    by_hand = "select aggregator.remove_archived(%s, %s)"
+    with (
+        pytest.raises(InvariantBroken, match="not to be removed now"),
+        world.database.transaction(snapshot=True) as connection,
+    ):
+        connection.execute(by_hand, [july.id, JULY])
     with pytest.raises(LedgerError, match="one snapshot"), world.database.transaction() as connection:
         connection.execute("select aggregator.remove_archived(%s, %s)", [july.id, JULY])
     assert (tmp_path / "archive" / july.name).exists()

@@ -87,7 +87,7 @@ def call(config: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]
     return run
 
 
-RUN = "import aggregator.wiring.app as app; app.unfit = lambda _: []; from aggregator.cli import cli; cli()"
+RUN = "import aggregator.wiring.opening as opening; opening.unfit = lambda _: []; from aggregator.cli import cli; cli()"
 
 
 def pass_once(config: Path, kill_at: str = "") -> int:

@@ -66,7 +66,7 @@ def test_a_failover_stops_until_somebody_says_that_nothing_was_lost(world: World
             world.config["ledger"]["failover"] = said
             continue
         word = world.run("adopt", said)
-        assert (word.code, "goes on" in word.said) == (0, True), word.said
+        assert (word.code, "carries on" in word.said) == (0, True), word.said
         assert world.once().code == 0
     assert world.once().code == 0
     assert world.billed() == world.used()
