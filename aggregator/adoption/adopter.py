@@ -9,7 +9,8 @@ Rules
 - A source that must prove what it shows, such as a standby, has to show all that may have been sent: whom it hides nobody
   would ask about.
 - A sink that cannot be read back is left as the ledger has it, and only if a person says so. So is a customer that a sink
-  does not know: what it was sent since the backup is sent again under new names, and might be billed twice.
+  does not know, or whose combinations of dimensions it cannot tell apart: what it was sent since the backup is sent again
+  under new names, and might be billed twice.
 - Nothing is re-based while a sink has several numbers of one window where a total overwrites one of them alone: the next
   total would be billed beside the others. A person overwrites those with zero first.
 """
@@ -17,16 +18,16 @@ Rules
 import datetime as dt
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from decimal import Decimal
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
-from aggregator.adoption.comparison import Comparison, Found
+from aggregator.adoption.comparison import Comparison, Found, TotalsApart, compare_apart
 from aggregator.adoption.survey import Compared, Left, SplitWindow, Survey
 from aggregator.collection.mapping import Looked
 from aggregator.core import age_limits, commit_barrier, definitions, planner
 from aggregator.core.freshness import Reads
 from aggregator.core.model import EPOCH, Definition, Fence, Meter, Span
 from aggregator.core.rebase import SlotComparison
-from aggregator.core.windows import MINUTE, floor
+from aggregator.core.windows import HOUR, MINUTE, floor
 from aggregator.errors import CustomerUnknown, LedgerError, SinkUnreachable, SourceError, UsageError
 from aggregator.ledger.adoption import Counted, Line, Rebased
 from aggregator.ledger.identity import Pinned, named
@@ -35,7 +36,7 @@ from aggregator.ledger.meters import Feed, Registered
 from aggregator.ledger.passes.spool import Spool
 from aggregator.runtime.disk_list import DiskList
 from aggregator.sinks.asking import by_customer
-from aggregator.sinks.protocol import Destination
+from aggregator.sinks.protocol import Destination, TellsCombinations
 
 QUIET = dt.timedelta(hours=2)
 """How long nothing must have been sent: far longer than a request can be on its way, and than a sink needs to count it."""
@@ -46,7 +47,15 @@ TRIES = 3
 
 NO_MAPPINGS: Mapping[str, Callable[[dt.datetime], Looked]] = {}
 
-ONE_FIGURE = "its usage is kept apart by dimensions, and the sink has one figure for all combinations"
+APART = "its usage is kept apart by dimensions"
+
+ONE_FIGURE = f"{APART}, and the sink has one figure for all combinations"
+
+SHORT_WINDOWS = f"{APART}, and the sink tells combinations by whole hours, but the windows are shorter"
+
+FORMER_DIMENSIONS = (
+    f"{APART}, by some that the meter no longer has, so the sink has no figure for each combination"
+)
 """Why a customer is left as the ledger has it."""
 
 
@@ -202,7 +211,9 @@ class Adopter:
             known = next(known for known in self._registered if known.id == line.meter_id)
             ledger, window = named(pinned.ledger_id, generation), known.meter.window
             names = planner.Identifiers(ledger, line.feed.sink, known.identity, window)
-            return names.of(comparison.customer, comparison.window_start, comparison.revision)
+            return names.of(
+                comparison.customer, comparison.window_start, comparison.revision, comparison.dimensions
+            )
 
         feeds = [feed.id for known in self._registered for feed in known.feeds]
         self._adopting.adopt(survey.rebased, pinned, generation, accounts, feeds, name, now)
@@ -273,24 +284,12 @@ class Adopter:
         Customers of whom it has no figures are added to `left`, and nothing is said of them.
         """
         pieces = list(definitions.pieces(holding, line.span))
-        is_kept_apart = any(definition.dimensions for definition, _ in pieces)
+        no_figures = _why_no_figures(self._sinks[line.feed.sink], meter, pieces)
 
         def ask(comparisons: list[SlotComparison]) -> list[Found] | Left:
-            if is_kept_apart:
-                return _left(line, meter, comparisons, ONE_FIGURE)
-            who = Comparison(self._sinks[line.feed.sink], meter.name, comparisons, line.unit)
-            for tried in range(1, TRIES + 1):
-                try:
-                    return [
-                        each for definition, piece in pieces for each in who.compare(piece, definition.window)
-                    ]
-                except CustomerUnknown as unknown:
-                    return _left(line, meter, comparisons, str(unknown))
-                except SinkUnreachable:
-                    if tried == TRIES:
-                        raise
-                    self._wait(float(tried))
-            raise AssertionError("a try ends in an answer or an error")
+            if no_figures is not None:
+                return _left(line, meter, comparisons, no_figures)
+            return self._ask(line, meter, pieces, comparisons)
 
         # The ledger's transaction is over before a sink is asked.
         with DiskList[SlotComparison]() as kept:
@@ -307,7 +306,64 @@ class Adopter:
                         compared.split_windows.append(SplitWindow(*names, places))
                     if comparison.differs:
                         much = Decimal(planner.plain(comparison.stands_at))
-                        yield Counted(comparison.window_start, comparison.customer, much, comparison.kept_at)
+                        yield Counted(
+                            comparison.window_start,
+                            comparison.customer,
+                            much,
+                            comparison.kept_at,
+                            comparison.dimensions,
+                        )
+
+    def _ask(
+        self,
+        line: Line,
+        meter: Meter,
+        pieces: Sequence[tuple[Definition, Span]],
+        comparisons: list[SlotComparison],
+    ) -> list[Found] | Left:
+        """Look one customer up, or say why that cannot be done. Raises SinkError if the sink gives no answer."""
+        for tried in range(1, TRIES + 1):
+            try:
+                found = _look(self._sinks[line.feed.sink], meter.name, pieces, comparisons, line.unit)
+                return _left(line, meter, comparisons, ONE_FIGURE) if found is None else found
+            except CustomerUnknown as unknown:
+                return _left(line, meter, comparisons, str(unknown))
+            except SinkUnreachable:
+                if tried == TRIES:
+                    raise
+                self._wait(float(tried))
+        raise AssertionError("a try ends in an answer or an error")
+
+
+def _look(
+    sink: Destination,
+    meter: str,
+    pieces: Sequence[tuple[Definition, Span]],
+    comparisons: list[SlotComparison],
+    unit: Decimal,
+) -> list[Found] | None:
+    """Look one customer up at a sink; None if that has one figure for all combinations."""
+    if _kept_apart(pieces):
+        return compare_apart(cast("TotalsApart", sink), meter, comparisons, unit, pieces)
+    who = Comparison(sink, meter, comparisons, unit)
+    return [each for definition, piece in pieces for each in who.compare(piece, definition.window)]
+
+
+def _kept_apart(pieces: Sequence[tuple[Definition, Span]]) -> bool:
+    """Tell whether usage is kept apart by dimensions, in any of some time."""
+    return any(definition.dimensions for definition, _ in pieces)
+
+
+def _why_no_figures(sink: Destination, meter: Meter, pieces: Sequence[tuple[Definition, Span]]) -> str | None:
+    """Say why a sink cannot tell combinations of a meter's dimensions apart; None if it may, or if there are none."""
+    if not _kept_apart(pieces):
+        return None
+    if not isinstance(sink, TellsCombinations):
+        return ONE_FIGURE
+    if any(definition.window % HOUR for definition, _ in pieces):
+        return SHORT_WINDOWS
+    former = {name for definition, _ in pieces for name in definition.dimensions} - set(meter.dimensions)
+    return FORMER_DIMENSIONS if former else None
 
 
 def _generation(ledger: int, host: int, now: dt.datetime) -> int:

@@ -3,19 +3,45 @@
 A sink is asked for as little as that needs: one call for all days, then one for the hours of a day that differs. Where a
 window holds several of the hours of which a sink keeps the newest number, it matters in which of them the number lies: then
 all hours are asked for, and no sum over them will do.
+
+Where usage is kept apart by dimensions, each combination is compared as if it were a customer. The sink tells all of them at
+once, so nothing is asked twice; and what it has of combinations that neither ledger nor source knows is compared, too.
 """
 
 import datetime as dt
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from decimal import Decimal
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from aggregator.core import definitions, planner
-from aggregator.core.model import ZERO, Span, WriteModel
+from aggregator.core.dimensions import Dimensions
+from aggregator.core.model import ZERO, Definition, Limits, Span, WriteModel
 from aggregator.core.rebase import SlotComparison, fits
 from aggregator.core.windows import DAY, HOUR, floor
-from aggregator.sinks.protocol import Totals
+from aggregator.sinks.protocol import TellsCombinations
+
+Figures = Mapping[dt.datetime, Decimal]
+
+
+class Totals(Protocol):
+    """What is asked of a sink."""
+
+    def limits_for(self, meter: str) -> Limits:
+        """Return what holds for a meter's events."""
+        ...
+
+    def total(self, meter: str, customer: str, span: Span) -> Decimal:
+        """Return what was counted of a span."""
+        ...
+
+    def breakdown(self, meter: str, customer: str, span: Span, step: dt.timedelta) -> Figures:
+        """Return the same by hours or days."""
+        ...
+
+
+class TotalsApart(Totals, TellsCombinations, Protocol):
+    """The same of a sink that tells combinations apart."""
 
 
 class Found(NamedTuple):
@@ -35,6 +61,7 @@ class Comparison:
         self._customer = comparisons[0].customer
         self._comparisons = {comparison.window_start: comparison for comparison in comparisons}
         self._carry = comparisons[0].carry
+        self._dimensions = comparisons[0].dimensions
         self._unit = unit
         limits = sink.limits_for(meter)
         self._newest_of = limits.newest_of if limits.write_model is WriteModel.OVERWRITE else None
@@ -112,8 +139,85 @@ class Comparison:
         return sums
 
     def _new(self, start: dt.datetime) -> SlotComparison:
-        """Return a slot that neither the ledger nor the source knows."""
-        return SlotComparison(self._customer, start, None, 0, ZERO, ZERO, ZERO, 0, self._carry, ZERO, None)
+        return nothing_of(self._customer, start, self._dimensions)._replace(carry=self._carry)
+
+
+class _Answers:
+    """What a sink tells of all combinations of one customer, each span asked for once."""
+
+    def __init__(self, sink: TotalsApart, meter: str, customer: str) -> None:
+        self.sink = sink
+        self.tells = True
+        self.combinations: set[Dimensions] = set()
+        """Of which it has anything, as far as it was asked."""
+        self._meter = meter
+        self._customer = customer
+        self._said: dict[tuple[Span, dt.timedelta], Mapping[Dimensions, Figures]] = {}
+
+    def figures(self, dimensions: Dimensions, span: Span, step: dt.timedelta) -> Figures:
+        """Return what it has of one combination."""
+        said = self._said.get((span, step))
+        if said is None:
+            found = self.sink.by_combination(self._meter, self._customer, span, step)
+            self.tells = self.tells and found is not None
+            said = self._said[span, step] = found or {}
+            self.combinations |= {each for each, much in said.items() if much}
+        return said.get(dimensions, {})
+
+
+class _Combination:
+    """One combination of one customer, as if it were all that a sink has."""
+
+    def __init__(self, answers: _Answers, dimensions: Dimensions) -> None:
+        self._answers = answers
+        self._dimensions = dimensions
+
+    def limits_for(self, meter: str) -> Limits:
+        """Return what holds for all."""
+        return self._answers.sink.limits_for(meter)
+
+    def total(self, meter: str, customer: str, span: Span) -> Decimal:
+        """Give none: combinations are counted by hours and days."""
+        raise AssertionError(f"{meter} of {customer} in {span} is made of whole hours")
+
+    def breakdown(self, _meter: str, _customer: str, span: Span, step: dt.timedelta) -> Figures:
+        """Return what the sink has of it."""
+        return self._answers.figures(self._dimensions, span, step)
+
+
+def compare_apart(
+    sink: TotalsApart,
+    meter: str,
+    comparisons: Sequence[SlotComparison],
+    unit: Decimal,
+    pieces: Sequence[tuple[Definition, Span]],
+) -> list[Found] | None:
+    """Return each slot of a customer that was looked up, of each combination; None if the sink has one figure for all.
+
+    Windows are made of whole hours.
+    """
+    customer, start = comparisons[0].customer, comparisons[0].window_start
+    known: dict[Dimensions, list[SlotComparison]] = defaultdict(list)
+    for each in comparisons:
+        known[each.dimensions].append(each)
+    answers = _Answers(sink, meter, customer)
+    done: set[Dimensions] = set()
+    found: list[Found] = []
+    while left := (known.keys() | answers.combinations) - done:
+        for dimensions in sorted(left):
+            its_own = known.get(dimensions) or [nothing_of(customer, start, dimensions)]
+            who = Comparison(_Combination(answers, dimensions), meter, its_own, unit)
+            for definition, piece in pieces:
+                found += who.compare(piece, definition.window)
+            done.add(dimensions)
+    return found if answers.tells else None
+
+
+def nothing_of(customer: str, start: dt.datetime, dimensions: Dimensions) -> SlotComparison:
+    """Return a slot that neither the ledger nor the source knows."""
+    return SlotComparison(
+        customer, start, None, 0, ZERO, ZERO, ZERO, 0, ZERO, ZERO, None, dimensions=dimensions
+    )
 
 
 def _kept_at(

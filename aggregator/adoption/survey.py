@@ -16,6 +16,8 @@ from aggregator.ledger.adoption import Rebased
 MOST_NAMED = 20
 """How many customers or windows one sentence names."""
 
+MOST_REASONS = 3
+
 
 class SplitWindow(NamedTuple):
     """One customer's window of which a sink has several numbers, one in each of some hours."""
@@ -91,11 +93,17 @@ class Survey:
         """Raise LedgerError if a customer that is not to be left needs a person's word, or a window a person's hand."""
         undecided = sorted({each.customer for each in self.left} - leave)
         if undecided:
+            reasons = [
+                f"{each.meter} to {each.sink}: {each.reason}"
+                for each in self.left
+                if each.customer not in leave
+            ]
             raise LedgerError(
-                f"{_some(undecided)}: a sink does not know them, or has one figure for all combinations of dimensions: "
-                "it cannot be asked what they were sent. Make known there whom it does not know and adopt then, or say "
-                "--leave with the name of each if the ledger's word is to be taken: what they were sent since the backup is "
-                "then sent again, and billed twice. Nothing was changed."
+                f"{_some(undecided)}: a sink does not know them, or does not tell their combinations of dimensions apart "
+                f"({_some(list(dict.fromkeys(reasons)), '; ', MOST_REASONS)}). So it cannot be asked what they were sent. "
+                "Make known there whom it does not know and adopt then, or say --leave with the name of each if the "
+                "ledger's word is to be taken: what they were sent since the backup is then sent again, and billed twice. "
+                "Nothing was changed."
             )
         split_windows = [str(window) for each in self.compared for window in each.split_windows]
         if split_windows:
@@ -106,7 +114,7 @@ class Survey:
             )
 
 
-def _some(names: Sequence[str], between: str = ", ") -> str:
-    """Name customers or windows in a sentence: not thousands of them."""
-    beyond = len(names) - MOST_NAMED
-    return between.join(names[:MOST_NAMED]) + (f" and {beyond} more" if beyond > 0 else "")
+def _some(names: Sequence[str], between: str = ", ", most: int = MOST_NAMED) -> str:
+    """Name customers, windows or reasons in a sentence: not thousands of them."""
+    beyond = len(names) - most
+    return between.join(names[:most]) + (f" and {beyond} more" if beyond > 0 else "")

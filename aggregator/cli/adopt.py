@@ -56,7 +56,10 @@ COLUMNS = "meter sink from customers> windows> taken_over> missing> withdrawn>"
     type=CustomerName(),
     multiple=True,
     metavar="CUSTOMER",
-    help="Believe the ledger for a customer whom a sink does not know. What was sent for that customer since is sent again.",
+    help=(
+        "Believe the ledger for a customer whom a sink does not know, or whose combinations of dimensions it does "
+        "not tell apart. What was sent for that customer since is sent again."
+    ),
 )
 @config_option
 @json_option

@@ -6,7 +6,7 @@ Rules
 - What was not settled is withdrawn: it is either among what the sink has counted, or is planned again.
 - Where a total overwrites only what lies in the same stretch of the sink's time, a slot is stamped where the sink has its
   number: stamped elsewhere, what comes later would be billed beside it.
-- The balance holds afterwards, exactly: quantities = totals + carry, per customer and feed.
+- The balance holds afterwards, exactly: quantities = totals + carry, per customer, combination and feed.
 - The next pass must find whole units only, and none below zero unless the customer is owed less than the sink has counted: a
   fraction spread over windows in another way than before would raise one window at once, and lower the other only once
   somebody agrees. So a slot's quantity is set to what the source says, less the whole units that are still owed.
@@ -19,6 +19,7 @@ from heapq import heapify, heappop, heapreplace
 from typing import NamedTuple
 
 from aggregator.core import planner
+from aggregator.core.dimensions import Dimensions
 from aggregator.core.model import ZERO, SlotId
 from aggregator.core.planner import EXACT, add, floor, subtract
 
@@ -38,7 +39,7 @@ class SlotComparison(NamedTuple):
     withdrawn: int
     """How many those are."""
     carry: Decimal
-    """What the customer is owed of the meter in parts too small to bill."""
+    """What the customer is owed of the meter, of this combination, in parts too small to bill."""
     truth: Decimal | None
     """What the source says; None where it cannot be known."""
     counted: Decimal | None
@@ -49,6 +50,8 @@ class SlotComparison(NamedTuple):
     """The instant that its events take, where they overwrite each other; None if it has had none."""
     kept_at: dt.datetime | None = None
     """The instant that overwrites what the sink has, if it was looked up; None where any instant in the window does."""
+    dimensions: Dimensions = ()
+    """Of which combination it is."""
 
     @property
     def booked(self) -> Decimal:
@@ -90,7 +93,8 @@ class Moved(NamedTuple):
 
 
 def rebase(comparisons: Sequence[SlotComparison], unit: Decimal) -> tuple[list[Moved], Decimal] | None:
-    """Return where the slots of one customer stand once the sink is believed, and the carry; None if nothing differs.
+    """Return where the slots of one customer's combination stand once the sink is believed, and the carry; None if nothing
+    differs.
 
     `stands` holds every slot in the time that is re-based and every window that the source has something in, in their order:
     what was too small to bill in a window may have been billed in another one. `unit` is the smallest that is billed.

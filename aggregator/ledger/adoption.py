@@ -17,9 +17,12 @@ from typing import NamedTuple
 
 from psycopg.types.range import TimestamptzRange
 
+from aggregator.core import dimensions as apart_by
+from aggregator.core.dimensions import Dimensions
 from aggregator.core.model import Span
 from aggregator.core.rebase import Moved, SlotComparison, rebase
 from aggregator.errors import LedgerError
+from aggregator.ledger import combinations
 from aggregator.ledger.database import Connection, Part, streamed
 from aggregator.ledger.identity import Pinned
 from aggregator.ledger.meters import Feed
@@ -54,9 +57,11 @@ select min(window_start), max(window_start) from aggregator.slot
 
 CREATE_COUNTED = """
 create temporary table counted (
-    window_start timestamptz, customer text collate "C", total numeric, kept_at timestamptz
+    window_start timestamptz, customer text collate "C", total numeric, kept_at timestamptz, combination bigint
 ) on commit drop
 """
+
+COUNTED = "window_start, customer, total, kept_at, combination"
 
 # Every slot of a feed over a span, as the ledger, the source (`reading`) and the sink (`counted`) have it. Of a slot with an
 # unusable row, a window that is sealed, could not be read or is not the feed's any more, the source's word is not known.
@@ -72,12 +77,13 @@ with waiting as (
     select * from aggregator.slot
      where feed_id = %(feed_id)s and window_start >= %(start)s and window_start < %(end)s
 ), seen as (
-    select window_start, customer, sum(quantity) as quantity, bool_or(reason is not null) as spoilt
+    select window_start, customer, combination, sum(quantity) as quantity, bool_or(reason is not null) as spoilt
       from reading
-     where customer is not null and window_start >= greatest(%(start)s, %(since)s) and window_start < %(until)s
-     group by window_start, customer
+     where customer is not null and combination is not null
+       and window_start >= greatest(%(start)s, %(since)s) and window_start < %(until)s
+     group by window_start, customer, combination
 ), named as (
-    select distinct %(start)s::timestamptz as window_start, customer.customer
+    select distinct %(start)s::timestamptz as window_start, customer.customer, 0::bigint as combination
       from aggregator.customer join aggregator.mapping on mapping.id = customer.mapping_id
      where customer.customer is not null and customer.seen_at >= %(start)s
        and mapping.name in (select definition.customers
@@ -92,18 +98,19 @@ select found.customer, found.window_start, found.slot_id, coalesce(found.revisio
        found.counted,
        case when %(shadowed)s and found.tail is not null
             then (select event.state = 'shadow' from aggregator.event where event.id = found.tail) else false end,
-       found.stamped_at, found.kept_at
+       found.stamped_at, found.kept_at, found.combination
   from (
-        select customer, window_start, slot.id as slot_id, slot.revision, slot.quantity, slot.total, slot.tail,
+        select customer, window_start, combination, slot.id as slot_id, slot.revision, slot.quantity, slot.total, slot.tail,
                slot.stamped_at, seen.quantity as truth, seen.spoilt, counted.total as counted, counted.kept_at
           from slot
-          full join seen using (window_start, customer)
-          full join counted using (window_start, customer)
-          full join named using (window_start, customer)
+          full join seen using (window_start, customer, combination)
+          full join counted using (window_start, customer, combination)
+          full join named using (window_start, customer, combination)
        ) as found
   left join waiting on waiting.slot_id = found.slot_id
   left join aggregator.carry on carry.feed_id = %(feed_id)s and carry.customer = found.customer
- order by found.customer, found.window_start
+                            and carry.combination = found.combination
+ order by found.customer, found.combination, found.window_start
 """
 
 HOLD_METERS = """
@@ -164,8 +171,9 @@ select event.id from aggregator.event
    and event.window_start >= %(start)s and event.window_start < %(end)s
    and event.customer <> all(%(left)s)
    and not exists (select from aggregator.slot join aggregator.event as latest on latest.id = slot.tail
-                    where (slot.feed_id, slot.window_start, slot.customer)
-                        = (event.feed_id, event.window_start, event.customer) and latest.state = 'shadow')
+                    where (slot.feed_id, slot.window_start, slot.customer, slot.combination)
+                        = (event.feed_id, event.window_start, event.customer, event.combination)
+                      and latest.state = 'shadow')
 """
 
 WITHDRAW = (
@@ -197,13 +205,15 @@ update aggregator.claim set settled_at = %(now)s
 CREATE_MOVED = """
 create temporary table moved (
     slot_id bigint, event_id bigint, known boolean, revision integer, window_start timestamptz, customer text collate "C",
-    quantity numeric, total numeric, delta numeric, identifier text, kept_at timestamptz
+    quantity numeric, total numeric, delta numeric, identifier text, kept_at timestamptz, combination bigint
 ) on commit drop
 """
 
-MOVED = "slot_id, known, revision, window_start, customer, quantity, total, delta, identifier, kept_at"
+MOVED = "slot_id, known, revision, window_start, customer, quantity, total, delta, identifier, kept_at, combination"
 
-CREATE_CARRIES = 'create temporary table carries (customer text collate "C", amount numeric) on commit drop'
+CREATE_CARRIES = """
+create temporary table carries (customer text collate "C", combination bigint, amount numeric) on commit drop
+"""
 
 WRITE = (
     "update moved set event_id = nextval('aggregator.event_id') where delta <> 0",
@@ -213,15 +223,16 @@ WRITE = (
     """
     insert into aggregator.event
            (id, slot_id, pass_id, feed_id, revision, window_start, at, planned_at, settled_at, state, customer, identifier,
-            delta, total, reason)
+            delta, total, reason, combination)
     select event_id, slot_id, %(pass_id)s, %(feed_id)s, revision, window_start, coalesce(kept_at, window_start), %(now)s,
-           %(now)s, 'confirmed', customer, identifier, delta, total, %(taken_over)s
+           %(now)s, 'confirmed', customer, identifier, delta, total, %(taken_over)s, combination
       from moved where delta <> 0 order by event_id
     """,
     """
-    insert into aggregator.slot (id, feed_id, revision, window_start, customer, quantity, total, stamped_at, tail)
+    insert into aggregator.slot
+           (id, feed_id, revision, window_start, customer, quantity, total, stamped_at, tail, combination)
     select slot_id, %(feed_id)s, case when event_id is null then 0 else 1 end, window_start, customer, quantity, total,
-           coalesce(kept_at, case when event_id is not null then window_start end), event_id
+           coalesce(kept_at, case when event_id is not null then window_start end), event_id, combination
       from moved where not known order by slot_id
     """,
     """
@@ -233,7 +244,7 @@ WRITE = (
            )
       from moved
      where moved.known and slot.feed_id = %(feed_id)s and slot.window_start = moved.window_start
-       and slot.customer = moved.customer
+       and slot.customer = moved.customer and slot.combination = moved.combination
     """,
     """
     insert into aggregator.usage_day (feed_id, day, changed_at)
@@ -241,10 +252,13 @@ WRITE = (
       from moved order by 2
         on conflict (feed_id, day) do update set changed_at = excluded.changed_at, made_at = null
     """,
-    "delete from aggregator.carry using carries where feed_id = %(feed_id)s and carry.customer = carries.customer",
     """
-    insert into aggregator.carry (feed_id, customer, amount)
-    select %(feed_id)s, customer, amount from carries where amount <> 0
+    delete from aggregator.carry using carries
+     where feed_id = %(feed_id)s and carry.customer = carries.customer and carry.combination = carries.combination
+    """,
+    """
+    insert into aggregator.carry (feed_id, customer, combination, amount)
+    select %(feed_id)s, customer, combination, amount from carries where amount <> 0
     """,
     "drop table moved, carries, counted",
 )
@@ -300,6 +314,7 @@ class Counted(NamedTuple):
     total: Decimal
     kept_at: dt.datetime | None
     """See `SlotComparison.kept_at`."""
+    dimensions: Dimensions = ()
 
 
 Naming = Callable[[Line, SlotComparison], str]
@@ -345,7 +360,8 @@ class Adopting(Part):
         with self._database.transaction() as connection:
             stage(connection, readings, line.unit)
             connection.execute(CREATE_COUNTED)
-            yield from _comparisons(connection, line)
+            known = combinations.together(connection, line.meter_id, readings.combinations)
+            yield from _comparisons(connection, line, known)
 
     def adopt(
         self,
@@ -390,7 +406,7 @@ class Adopting(Part):
                 )
 
 
-def _comparisons(connection: Connection, line: Line) -> Iterator[SlotComparison]:
+def _comparisons(connection: Connection, line: Line, known: combinations.Known) -> Iterator[SlotComparison]:
     values = {
         "feed_id": line.feed.id,
         "start": line.span.start,
@@ -401,7 +417,8 @@ def _comparisons(connection: Connection, line: Line) -> Iterator[SlotComparison]
         "until": line.feed.until or line.span.end,
         "shadowed": line.feed.shadowed,
     }
-    return map(SlotComparison._make, streamed(connection, STANDS, values))
+    for *row, number in streamed(connection, STANDS, values):
+        yield SlotComparison._make((*row, known[number]))
 
 
 def _rebase(connection: Connection, rebased: Rebased, name: Naming, now: dt.datetime) -> None:
@@ -422,30 +439,28 @@ def _rebase(connection: Connection, rebased: Rebased, name: Naming, now: dt.date
     connection.execute(HOLD_OUTBOX, values)
     for statement in (CREATE_COUNTED, CREATE_MOVED, CREATE_CARRIES):
         connection.execute(statement)
-    copy(
-        connection,
-        "counted",
-        "window_start, customer, total, kept_at",
-        (
-            f"{instant(each.window_start)}\t{text(each.customer)}\t{each.total!s}\t{_maybe(each.kept_at)}\n"
-            for each in rebased.counted()
-        ),
-    )
+    seen = dict(rebased.readings.combinations)
+    copy(connection, "counted", COUNTED, _counted(rebased, seen))
+    known = combinations.together(connection, line.meter_id, seen)
     changed = 0
     moved: list[str] = []
     carries: list[str] = []
     doubtful: set[dt.datetime] = set()
-    for customer, comparisons in groupby(_comparisons(connection, line), attrgetter("customer")):
+    of: set[Dimensions] = set()
+    alone = attrgetter("customer", "dimensions")
+    for (customer, dimensions), comparisons in groupby(_comparisons(connection, line, known), alone):
         found = None if customer in rebased.left else rebase(list(comparisons), line.unit)
         if found is not None:
             slots, carry = found
             changed += len(slots)
+            of.add(dimensions)
             moved += (_line_of(each, name(line, each.comparison)) for each in slots)
-            carries.append(f"{text(customer)}\t{carry!s}\n")
+            carries.append(f"{text(customer)}\t{apart_by.number(dimensions)}\t{carry!s}\n")
             doubtful |= {each.comparison.window_start for each in slots if each.comparison.exceeds(line.unit)}
         if len(moved) >= BATCH:
             _copy_moved(connection, moved, carries)
     _copy_moved(connection, moved, carries)
+    combinations.remember(connection, line.meter_id, of)
     connection.execute(FIND_OPEN, values)
     values["doubtful"] = sorted(doubtful)
     for statement in (*WITHDRAW, *WRITE, READ_AGAIN, FORGET_GUARDED, FORGET_DOUBTFUL, ADD_DOUBTFUL):
@@ -455,10 +470,20 @@ def _rebase(connection: Connection, rebased: Rebased, name: Naming, now: dt.date
     assert unbalanced is None, f"the balance of {unbalanced} is lost"
 
 
+def _counted(rebased: Rebased, seen: dict[Dimensions, int]) -> Iterator[str]:
+    """Write lines of what the sink has counted; its combinations are added to those that were `seen`."""
+    for each in rebased.counted():
+        number = apart_by.number(each.dimensions)
+        if number:
+            seen[each.dimensions] = number
+        begins = f"{instant(each.window_start)}\t{text(each.customer)}\t{each.total!s}"
+        yield f"{begins}\t{_maybe(each.kept_at)}\t{number}\n"
+
+
 def _copy_moved(connection: Connection, moved: list[str], carries: list[str]) -> None:
     """Send what was decided so far, and begin anew."""
     copy(connection, "moved", MOVED, moved)
-    copy(connection, "carries", "customer, amount", carries)
+    copy(connection, "carries", "customer, combination, amount", carries)
     moved.clear()
     carries.clear()
 
@@ -469,7 +494,8 @@ def _line_of(moved: Moved, identifier: str) -> str:
     slot = str(comparison.slot) if known else NULL
     return (
         f"{slot}\t{'t' if known else 'f'}\t{comparison.revision}\t{instant(comparison.window_start)}"
-        f"\t{text(comparison.customer)}\t{moved.quantity!s}\t{moved.total!s}\t{moved.delta!s}\t{identifier}\t{_maybe(comparison.kept_at)}\n"
+        f"\t{text(comparison.customer)}\t{moved.quantity!s}\t{moved.total!s}\t{moved.delta!s}\t{identifier}"
+        f"\t{_maybe(comparison.kept_at)}\t{apart_by.number(comparison.dimensions)}\n"
     )
 
 

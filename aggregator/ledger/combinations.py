@@ -2,7 +2,8 @@
 
 Rules
 - A number is made of what it stands for, and so never changes: whoever knows it need not ask again.
-- What a pass brings that is new is added by the pass itself, in its transaction. Nothing else ever adds one.
+- What a pass brings that is new is added by the pass itself, in its transaction. So does an adoption with what a ledger has
+  forgotten. Nothing else ever adds one.
 - More of them than the meter allows are refused before anything is planned: a column that is different in each row would
   make an event of each, and none of them could be taken back.
 """
@@ -41,14 +42,30 @@ def take_in(connection: Connection, registered: Registered, seen: Mapping[Dimens
     """Do the same, and add to the dictionary what is new; the meter is held."""
     before = _of_meter(connection, registered.id)
     known = _with_seen(registered, before, seen)
+    _add(connection, registered.id, before, seen)
+    return known
+
+
+def together(connection: Connection, meter_id: int, seen: Mapping[Dimensions, int]) -> Known:
+    """Return the combinations of a meter, with those that were seen, however many. Raises InvariantBroken as `known_to`."""
+    return {0: (), **_beside(_of_meter(connection, meter_id), seen)}
+
+
+def remember(connection: Connection, meter_id: int, some: Iterable[Dimensions]) -> None:
+    """Add to the dictionary what is new of some combinations, however many; the meter is held."""
+    seen = {each: apart_by.number(each) for each in some if each}
+    if seen:
+        _add(connection, meter_id, _of_meter(connection, meter_id), seen)
+
+
+def _add(connection: Connection, meter_id: int, before: Known, seen: Mapping[Dimensions, int]) -> None:
     new = [
-        {"meter_id": registered.id, "id": number, "dimensions": Jsonb(dict(combination))}
+        {"meter_id": meter_id, "id": number, "dimensions": Jsonb(dict(combination))}
         for combination, number in seen.items()
         if number not in before
     ]
     if new:
         connection.cursor().executemany(ADD, new)
-    return known
 
 
 def _of_meter(connection: Connection, meter_id: int) -> Known:
@@ -59,14 +76,18 @@ def _known(rows: Iterable[tuple[int, Mapping[str, str]]]) -> Known:
     return {number: apart_by.of_mapping(values) for number, values in rows}
 
 
-def _with_seen(registered: Registered, before: Known, seen: Mapping[Dimensions, int]) -> Known:
+def _beside(before: Known, seen: Mapping[Dimensions, int]) -> Known:
     known = dict(before)
     for combination, number in seen.items():
         if known.setdefault(number, combination) != combination:
             raise InvariantBroken(
-                f"{apart_by.shown(combination)} and {apart_by.shown(known[number])} of {registered.meter.name} have one "
-                "number; nothing was written."
+                f"{apart_by.shown(combination)} and {apart_by.shown(known[number])} have one number; nothing was written."
             )
+    return known
+
+
+def _with_seen(registered: Registered, before: Known, seen: Mapping[Dimensions, int]) -> Known:
+    known = _beside(before, seen)
     most = registered.meter.max_combinations
     if len(known) > max(most, len(before)):
         raise QueryRejected(apart_by.too_many(registered.meter.name, known.values(), most))

@@ -1873,6 +1873,22 @@ MISTAKES: tuple[Mistake, ...] = (
         ("tests/system/test_llm_tokens.py", "tests/postgres/test_checks_apart.py"),
     ),
     Mistake(
+        "a combination that only the sink knows is not taken over",
+        "aggregator/adoption/comparison.py",
+        "(known.keys() | answers.combinations) - done",
+        "known.keys() - done",
+        (
+            "tests/postgres/test_adopting_apart.py::test_what_only_the_sink_has_of_a_combination_is_taken_over",
+        ),
+    ),
+    Mistake(
+        "what is taken over of one combination is written to all of a customer's window",
+        "aggregator/ledger/adoption.py",
+        " and slot.combination = moved.combination",
+        "",
+        ("tests/postgres/test_adopting_apart.py::test_each_combination_keeps_its_own_fraction",),
+    ),
+    Mistake(
         "of two combinations that differ in one hour, one is on record",
         "aggregator/reconciliation/checker.py",
         "                each.place.dimensions or (),\n",

@@ -2,7 +2,7 @@
 
 import sqlite3
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import psycopg
@@ -143,7 +143,7 @@ sinks:
 meters:
   tokens:
     source: app
-    sinks: [stripe, metronome]
+    sinks: [{sinks}]
     window: 1h
     start_at: {start}
     dimensions: [model]
@@ -160,22 +160,22 @@ class Lab:
         self.app, self._ledger, self.metronome = app, ledger, control
         self.hour = floor(utcnow(), DAY) - DAY + 5 * HOUR
 
-    def fill(self, directory: Path, models: dict[str, int]) -> None:
-        """Bill it."""
+    def use(self, directory: Path, models: dict[str, int]) -> None:
+        """Let the customer use something of some models."""
         with closing(sqlite3.connect(directory / "app.db")) as connection, connection:
             connection.execute(
-                "create table use (customer text, model text, hour timestamp, quantity integer)"
+                "create table if not exists use (customer text, model text, hour timestamp, quantity integer)"
             )
             rows = [
                 ("cus_a", model, f"{self.hour:%Y-%m-%d %H:%M:%S.%f}", much) for model, much in models.items()
             ]
             connection.executemany("insert into use values (?, ?, ?, ?)", rows)
+
+    def fill(self) -> None:
+        """Bill it, days ago."""
         self.metronome.add_customer("a", "cus_a")
         self.app.first_time(["tokens"], "a test", utcnow())
-        while self.app.collections["tokens"].run_once(self.app.ledger.instant()).more:
-            pass
-        for sink in self.app.sink_ids:
-            Drained(self.app, sink).run_once(self.app.ledger.instant())
+        self.pass_over()
         with psycopg.connect(self._ledger, autocommit=True) as ledger:
             ledger.execute(
                 "update aggregator.event set attempted_at = attempted_at - interval '3 days', "
@@ -185,6 +185,14 @@ class Lab:
                 "update aggregator.claim set claimed_at = claimed_at - interval '3 days', "
                 "settled_at = settled_at - interval '3 days'"
             )
+
+    def pass_over(self) -> None:
+        """Read the meter and send what is due, as somebody who has just started would."""
+        with build(self.app.config, name="test") as app:
+            while app.collections["tokens"].run_once(app.ledger.instant()).more:
+                pass
+            for sink in app.sink_ids:
+                Drained(app, sink).run_once(app.ledger.instant())
 
     def again(self) -> None:
         """Let all of it be compared once more."""
@@ -235,26 +243,38 @@ def sandbox() -> Iterator[RunningSandbox]:
         yield server
 
 
-@pytest.fixture
-def lab(
-    ledger_url: str, tmp_path: Path, sandbox: RunningSandbox, monkeypatch: pytest.MonkeyPatch
+@contextmanager
+def laboratory(
+    ledger: str, directory: Path, sandbox: RunningSandbox, sinks: str = "stripe, metronome"
 ) -> Iterator[Lab]:
-    """Nothing used yet."""
-    monkeypatch.setattr("aggregator.wiring.opening.unfit", lambda database: [])
+    """Open one in which nothing was used yet."""
     sandbox.reset()
     control = MetronomeControl(sandbox.url)
     control.reset()
     start = f"{floor(utcnow(), DAY) - DAY:%Y-%m-%dT%H:%MZ}"
-    path = tmp_path / "aggregator.yaml"
-    path.write_text(CONFIG.format(ledger=ledger_url, directory=tmp_path, sandbox=sandbox.url, start=start))
+    path = directory / "aggregator.yaml"
+    path.write_text(
+        CONFIG.format(ledger=ledger, directory=directory, sandbox=sandbox.url, start=start, sinks=sinks)
+    )
     with build(load(path, {}), name="test") as app:
-        yield Lab(app, ledger_url, control)
+        yield Lab(app, ledger, control)
+
+
+@pytest.fixture
+def lab(
+    ledger_url: str, tmp_path: Path, sandbox: RunningSandbox, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Lab]:
+    """One with both sinks."""
+    monkeypatch.setattr("aggregator.wiring.opening.unfit", lambda database: [])
+    with laboratory(ledger_url, tmp_path, sandbox) as lab:
+        yield lab
 
 
 def test_the_daemon_names_the_combinations_that_a_sink_has_exchanged(lab: Lab, tmp_path: Path) -> None:
     """In its log, by `status`, and in its figures; the other sink has the right sum, and nothing is said of it."""
     lab.metronome.add_metric("tokens", filters=[{"name": "model"}], group_keys=[["model"]])
-    lab.fill(tmp_path, {"large": 100, "small": 40})
+    lab.use(tmp_path, {"large": 100, "small": 40})
+    lab.fill()
     lab.exchange(25)
     done = lab.check("metronome")
     assert (done.differing, lab.check("stripe").differing) == (2, 0)
@@ -277,7 +297,8 @@ def test_the_daemon_names_the_combinations_that_a_sink_has_exchanged(lab: Lab, t
 def test_a_metric_without_a_group_key_is_compared_by_sums(lab: Lab, tmp_path: Path) -> None:
     """So what is exchanged is not seen; and what differs is of no combination by name."""
     lab.metronome.add_metric("tokens", filters=[{"name": "model"}])
-    lab.fill(tmp_path, {"large": 100, "small": 40})
+    lab.use(tmp_path, {"large": 100, "small": 40})
+    lab.fill()
     lab.exchange(25)
     assert lab.check("metronome").differing == 0
     lab.send("huge", 7)
