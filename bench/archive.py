@@ -53,7 +53,8 @@ METER = Meter(
 FILL = """
 create temporary table made as
 select nextval('aggregator.event_id') as id, slot.*,
-       'agg_' || encode(sha256(convert_to(customer || slot.start, 'utf8')), 'hex') as name
+       encode(sha256(convert_to(%(begins)s || '18:' || customer || extract(epoch from start)::bigint || ':3600:0', 'utf8')),
+              'hex') as name
   from (select start, 'cus_' || substr(md5(customer::text), 1, 14) as customer, (random() * 1000)::int + 1 as much
           from generate_series(%(month)s::timestamptz, %(month)s::timestamptz + %(days)s * interval '1 day'
                                - interval '1 hour', interval '1 hour') as start
@@ -64,7 +65,7 @@ insert into aggregator.event (id, slot_id, pass_id, feed_id, revision, window_st
        attempted_at, settled_at, state, attempts, customer, identifier, delta, total, transport, request_id)
 select id, id, extract(epoch from start)::bigint / 3600, 1, 0, start, start + interval '59 min', start + interval '66 min',
        start + interval '67 min', start + interval '67 min', start + interval '68 min', 'confirmed', 1, customer,
-       left(name, 44), much, much, 'v1', 'req_' || substr(name, 50, 14) from made order by id;
+       'agg_' || left(name, 40), much, much, 'v1', 'req_' || substr(name, 45, 14) from made order by id;
 insert into aggregator.claim (sink_id, owner, claimed_at, events, settled_at)
 select 1, gen_random_uuid(), start + interval '67 min', array_agg(id order by id), start + interval '68 min'
   from made group by start, id / 1000 order by start;
@@ -113,7 +114,14 @@ def filled(customers: int, days: int) -> Iterator[tuple[EmbeddedPostgres, Databa
             with psycopg.connect(server.url("ledger"), autocommit=True) as connection:
                 connection.execute("set timezone = 'UTC'")
                 for statement in filter(str.strip, FILL.split(";\n")):
-                    values = {"month": MONTH, "days": days, "customers": customers, "now": NOW}
+                    begins = (str(ledger_id_of(database).ledger_id), "far", METER.name)
+                    values = {
+                        "month": MONTH,
+                        "days": days,
+                        "customers": customers,
+                        "now": NOW,
+                        "begins": "".join(f"{len(text)}:{text}" for text in begins),
+                    }
                     connection.execute(statement, values)
                 connection.execute("vacuum (analyze)")
             yield server, database, customers * days * 24
@@ -154,7 +162,7 @@ def main() -> None:
 def show(what: str, wall: float, own: float, server: float, events: int) -> None:
     """Print what a step took."""
     each = f"{own / events * 1e6:6.1f} us own and {server / events * 1e6:6.1f} us of Postgres an event"
-    print(f"{what:14} {wall:7.2f} s  {each}", flush=True)
+    print(f"{what:14} {wall:7.2f} s  {each}; peak {peak_megabytes():.0f} MB", flush=True)
 
 
 def ask(database: Database, directory: Directory, watch: Watch) -> None:
