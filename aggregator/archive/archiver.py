@@ -20,6 +20,7 @@ from aggregator.core.model import Span
 from aggregator.errors import ArchiveError, InvariantBroken, LedgerUnreachable
 from aggregator.ledger.archives import Archive, ArchivedMeter, Archives, Written
 from aggregator.runtime import failpoints
+from aggregator.sinks.files.directory import content_of
 
 SENT_WITHIN = timedelta(days=35)
 """How long after a month something of it may have been sent (core.age_limits): then its claims may be spent, too."""
@@ -137,14 +138,12 @@ class Archiver:
                 return
             file.flush()
             os.fsync(file.fileno())
-            size, sha256 = parquet.content_of(path)
+            size, sha256 = content_of(path)
             self._step("archive_made")
             name = f"{meter.name}-{month.start:%Y-%m}-{sha256[:12]}.parquet"
             self._place.publish(path, name)
             failpoints.passing("archive_published")
-            written = Written(
-                self._place.where, name, **content._replace(bytes=size, sha256=sha256)._asdict()
-            )
+            written = Written(self._place.where, name, size, sha256, *content)
             self._archives.record(meter.id, month.start, written)
         result.written += 1
         self._step("archive_recorded")
@@ -190,7 +189,7 @@ def days_in(place: Place, archive: Archive) -> dict[datetime, Day]:
     Raises ArchiveError if it is not the file that was written, or cannot be read.
     """
     with place.fetched(archive.name) as path:
-        if parquet.content_of(path) != (archive.bytes, archive.sha256):
+        if content_of(path) != (archive.bytes, archive.sha256):
             raise ArchiveError(
                 f"{archive.name} in {place.where} is not the file that was written. Bring it back from a backup; nothing of "
                 "it is removed from the ledger meanwhile."

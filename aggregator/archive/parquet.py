@@ -15,7 +15,6 @@ from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from functools import lru_cache
-from hashlib import sha256
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
@@ -34,7 +33,6 @@ BATCH, BATCHES_TOGETHER = 8_192, 4
 """Rows that are in memory at once, and how often that makes a row group: of a customer, as little else is read."""
 
 DIGITS, DECIMALS = 38, 18
-READ_AT_ONCE = 1 << 20
 DAY = 86_400_000_000
 """In microseconds."""
 
@@ -71,8 +69,6 @@ class Names(NamedTuple):
 class Content(NamedTuple):
     """What a file came to."""
 
-    bytes: int
-    sha256: str
     slots: int
     events: int
     first_event: int | None
@@ -130,7 +126,7 @@ def write(file: BinaryIO, rows: Iterable[Row], names: Names, about: Mapping[str,
     columns = schema().with_metadata(
         {"format": FORMAT, "ledger": names.ledger, "identified_as": names.meter, **about}
     )
-    counted = Content(0, "", 0, 0, None, None)
+    counted = Content(0, 0, None, None)
     identifiers = _Identifiers(names.ledger, names.meter)
     coming = iter(rows)
     packed = [name for name in columns.names if name not in TEXTS | NUMBERS and name not in WORDS]
@@ -362,12 +358,3 @@ def _all_identifiers(batch: "RecordBatch", identifiers: "_Identifiers") -> Itera
     names = ("identifier", "event_id", "customer", "window_start", "revision", *WORDS)
     for known, event, *made_of in zip(*(_values(batch, name) for name in names), strict=True):
         yield known if event is None or known is not None else identifiers.of(*made_of)
-
-
-def content_of(path: Path) -> tuple[int, str]:
-    """Return the size of a file and the hash of its bytes."""
-    content = sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(READ_AT_ONCE):
-            content.update(chunk)
-        return file.tell(), content.hexdigest()

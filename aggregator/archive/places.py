@@ -11,10 +11,9 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
-from aggregator.archive.parquet import content_of
 from aggregator.errors import ArchiveError, SinkError
 from aggregator.sinks.files.bucket import PART_BYTES, Bucket
-from aggregator.sinks.files.directory import clear, unfinished
+from aggregator.sinks.files.directory import clear, content_of, sync, unfinished
 
 MOST_FETCHED = 8
 """Files that are kept: far more than are read at once."""
@@ -76,11 +75,7 @@ class Directory:
                     raise ArchiveError(
                         f"{final} is there already and is another file: move it away."
                     ) from None
-            number = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY)
-            try:
-                os.fsync(number)
-            finally:
-                os.close(number)
+            sync(self._directory)
 
     @contextmanager
     def fetched(self, name: str) -> Iterator[Path]:

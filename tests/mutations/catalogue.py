@@ -2062,8 +2062,8 @@ MISTAKES: tuple[Mistake, ...] = (
     Mistake(
         "a file is believed unread",
         "aggregator/archive/archiver.py",
-        "if parquet.content_of(path) != (archive.bytes, archive.sha256):",
-        "if parquet.content_of(path)[0] != archive.bytes:",
+        "if content_of(path) != (archive.bytes, archive.sha256):",
+        "if content_of(path)[0] != archive.bytes:",
         ("tests/postgres/test_archives.py::test_a_file_that_is_damaged_or_gone_is_said",),
     ),
 )

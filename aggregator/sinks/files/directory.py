@@ -83,7 +83,7 @@ class DirectorySink(SinkOfFiles):
         except FileExistsError:
             if trouble := there_already(written.name, self.place, content_of(final), written):
                 raise SinkHalted(trouble) from None
-        _sync(self._directory)
+        sync(self._directory)
 
     def preflight(self, meters: Iterable[str]) -> list[str]:
         """Try whether a file can be made there. Raises SinkHalted if not, SinkUnreachable if it may be later."""
@@ -161,7 +161,8 @@ def content_of(path: Path) -> tuple[int, str]:
         return file.tell(), content.hexdigest()
 
 
-def _sync(directory: Path) -> None:
+def sync(directory: Path) -> None:
+    """See to it that the names in a directory are on disk."""
     number = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(number)
