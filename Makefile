@@ -4,6 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 SPARK  := .spark
+PGLITE := .pglite
 WORKERS ?= 3
 
 .DEFAULT_GOAL := help
@@ -53,10 +54,10 @@ core: ## tests without a database by another Python, in an environment of its ow
 	  --ignore tests/core/test_source_mysql.py --ignore tests/core/test_trial_mysql.py $(ARGS)
 
 .PHONY: tools
-tools: system kubernetes drivers spark ## install what tests need of the system (Debian's), if this user may; without it they are skipped, or fail and say so
+tools: system kubernetes drivers spark pglite ## install what tests need of the system (Debian's), if this user may; without it they are skipped, or fail and say so
 
 # The parts of it: most of the time of most is spent waiting for what they fetch.
-.PHONY: system kubernetes drivers spark
+.PHONY: system kubernetes drivers spark pglite
 system:
 	@as_root=; test "$$(id -u)" = 0 || as_root='sudo -n'; ready=; \
 	for program in pgbouncer prometheus chromium mariadbd mariadb_config java zsh fish; do \
@@ -94,6 +95,12 @@ spark: | $(BIN)/python
 	if command -v uv >/dev/null 2>&1; then uv pip install --quiet --python $(BIN)/python --no-deps --target $(SPARK) pyspark; \
 	else $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-compile --target $(SPARK) pyspark; fi \
 	|| echo "PySpark, in which Spark's server comes, cannot be installed: the tests that need it are skipped."
+
+# Its server asks for just one version of PGlite, which is often not the newest: npm takes that one.
+pglite:
+	@if test -x $(PGLITE)/node_modules/.bin/pglite-server; then exit 0; fi; \
+	{ mkdir -p $(PGLITE) && npm install --silent --no-fund --no-audit --prefix $(PGLITE) @electric-sql/pglite-socket; } >/dev/null 2>&1 \
+	|| echo "PGlite comes from npm and cannot be installed: the tests that need it are skipped."
 
 .PHONY: sim
 sim: $(READY) ## simulated lives of the real code under faults: SEEDS=2000, or SEED=17 to live one again
@@ -140,5 +147,5 @@ audit: dist ## look up what is known of each dependency's weaknesses (asks the p
 	@.release/tools/bin/pip-audit --path "$$(.release/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"
 
 .PHONY: clean
-clean: ## remove .venv, .venv-core, .peers, .release, .tools, .spark, dist and caches
-	@rm -rf $(VENV) $(CORE) .peers .release .tools $(SPARK) dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+clean: ## remove .venv, .venv-core, .peers, .release, .tools, .spark, .pglite, dist and caches
+	@rm -rf $(VENV) $(CORE) .peers .release .tools $(SPARK) $(PGLITE) dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache

@@ -76,6 +76,12 @@ def spark_in_kathmandu(request: pytest.FixtureRequest) -> str:
     return server.url
 
 
+def pglite_in_kathmandu(request: pytest.FixtureRequest) -> str:
+    """Return a real PGlite, whose one session begins in Kathmandu."""
+    url: str = request.getfixturevalue("pglite_server")
+    return url
+
+
 class Case(NamedTuple):
     """One kind of database: what gives its URL, how a source of it is set, and the facts that it does not prove."""
 
@@ -97,7 +103,10 @@ FLOATS_ONLY = frozenset({"microseconds", "decimals", "wide sums"})
 BY_ITSELF = frozenset({"microseconds"} if sys.version_info < (3, 12) else ())
 
 RUNS_ON = frozenset({"cancel"})
-"""A statement under way ends by its timeout, or with the process."""
+"""A statement under way ends by its timeout, or with the process; in PGlite it ends by itself."""
+
+NEVER_STOPS = frozenset({"timeout"})
+"""PGlite takes a timeout and does not keep it."""
 
 BUT_STOPPING = tuple(fact for fact in FACTS if fact.name not in {"given up", "timeout", "cancel"})
 """A busy machine plans the sums that are to be stopped for longer than they may take, and was seen to run them afterwards.
@@ -115,6 +124,7 @@ CASES = (
     Case("duckdb", duckdb_file),
     Case("clickhouse in New York", clickhouse_in_new_york),
     Case("spark in Kathmandu", spark_in_kathmandu, facts=BUT_STOPPING, group="spark"),
+    Case("pglite in Kathmandu", pglite_in_kathmandu, RUNS_ON, NEVER_STOPS, group="pglite"),
     Case(
         "unknown",
         unknown,

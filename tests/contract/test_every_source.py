@@ -12,6 +12,8 @@ from aggregator.source.contract.prover import Prover
 from tests.clickhouse import ClickHouse, clickhouse
 from tests.contract.source_cases import CASES, Case
 from tests.mariadb import Maria, mariadb
+from tests.pglite import MISSING as WITHOUT_PGLITE
+from tests.pglite import pglite
 
 
 @pytest.fixture(scope="module")
@@ -26,6 +28,15 @@ def clickhouse_server() -> Iterator[ClickHouse]:
     """The engine behind a front, for the case that needs it."""
     with clickhouse() as server:
         yield server
+
+
+@pytest.fixture(scope="module")
+def pglite_server() -> Iterator[str]:
+    """PGlite, for the case that needs it."""
+    if WITHOUT_PGLITE is not None:
+        pytest.skip(WITHOUT_PGLITE)
+    with pglite("Asia/Kathmandu") as url:
+        yield url
 
 
 @pytest.fixture(

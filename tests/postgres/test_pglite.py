@@ -1,7 +1,7 @@
 """PGlite as a source, as far as it differs from Postgres: known by its version, and slow to let go of its one connection.
 
-The server itself is a program of Node's, which is not here. What it says of itself is said by a Postgres here; a door before
-that one hangs up as PGlite does.
+What it says of itself is said by a Postgres here; a door before that one hangs up as PGlite does. The real one, which is a
+program of Node's, is asked for all facts in tests/contract/test_every_source.py.
 """
 
 import datetime as dt

@@ -4,23 +4,19 @@ One set of rows is written into each of them, and read by the product's own comm
 sessions that begin in New York, then in Kathmandu. What the ledger holds of each is compared with what the rows come to
 here, in integers: customers, windows, quantities, and what belongs to nobody.
 
-    python -m tests.system.engines [--pglite node_modules/.bin/pglite-server]
+    python -m tests.system.engines
 
-prints a line for each and exits 1 on any difference. PGlite's server is a program of Node's
-(`npm install @electric-sql/pglite @electric-sql/pglite-socket`); without it that one is left out.
+prints a line for each and exits 1 on any difference. `make tools` installs all of them; PGlite's server is a program of
+Node's, and where that is missing the last line says so.
 """
 
-import argparse
 import csv
 import datetime as dt
-import os
-import socket
 import sqlite3
-import subprocess
 import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing
 from decimal import Decimal
 from pathlib import Path
 from random import Random
@@ -34,8 +30,10 @@ from aggregator.runtime.clock import utcnow
 from aggregator.source.spark_session import Session
 from tests.clickhouse import ClickHouse, clickhouse
 from tests.mariadb import Maria, mariadb
+from tests.pglite import MISSING as WITHOUT_PGLITE
+from tests.pglite import let_in, pglite
 from tests.spark import Spark, spark
-from tests.system.harness import HOUR, Connection, World, as_reader, own_world, until
+from tests.system.harness import HOUR, Connection, World, as_reader, own_world
 
 NEW_YORK, KATHMANDU = "America/New_York", "Asia/Kathmandu"
 ZONES = (NEW_YORK, KATHMANDU)
@@ -187,12 +185,11 @@ def in_postgres(url: str, zone: str, rows: Sequence[Use]) -> Engine:
     return Engine("Postgres", {"url": as_reader(url), "wait_for_writers": "0s"}, STANDARD, begins)
 
 
-def in_pglite(url: str, zone: str, rows: Sequence[Use]) -> Engine:
-    """Write them into PGlite, whose one session serves every connection, and keeps the zone that one of them sets."""
-    with _let_in(url) as connection:
+def in_pglite(url: str, rows: Sequence[Use]) -> Engine:
+    """Write them into PGlite."""
+    with let_in(url) as connection:
         _fill(connection, rows)
-        connection.execute(sql.SQL("set timezone = {}").format(sql.Literal(zone)))
-    with _let_in(url) as connection:
+    with let_in(url) as connection:
         begins = _zone_of(connection)
     return Engine("PGlite", {"url": url}, STANDARD, begins)
 
@@ -208,20 +205,6 @@ def _fill(connection: Connection, rows: Sequence[Use]) -> None:
 def _zone_of(connection: Connection) -> str:
     [(zone,)] = connection.execute("select current_setting('timezone')")
     return str(zone)
-
-
-def _let_in(url: str) -> Connection:
-    """Connect to a server that takes one connection, and that needs a moment to see that the last one has gone."""
-
-    def connected() -> Connection | None:
-        try:
-            return psycopg.connect(url, autocommit=True)
-        except psycopg.OperationalError:
-            return None
-
-    found = until(connected, "PGlite lets somebody in")
-    assert found is not None
-    return found
 
 
 def in_mariadb(server: Maria, zone: str, rows: Sequence[Use]) -> Engine:
@@ -335,26 +318,6 @@ def in_duckdb(directory: Path, zone: str, rows: Sequence[Use]) -> list[Engine]:
     ]
 
 
-@contextmanager
-def pglite(program: Path, zone: str) -> Iterator[str]:
-    """Run PGlite behind its server, in memory, and give its URL."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
-    process = subprocess.Popen(
-        ["setpriv", "--pdeathsig=KILL", "node", str(program.resolve()), f"--port={port}"],
-        stdout=subprocess.DEVNULL,
-        env={**os.environ, "TZ": zone},
-    )
-    url = f"postgresql://postgres@127.0.0.1:{port}/postgres?sslmode=disable"
-
-    try:
-        _let_in(url).close()
-        yield url
-    finally:
-        process.kill()
-        process.wait()
-
-
 class Outcome(NamedTuple):
     """What the ledger holds of one database."""
 
@@ -466,11 +429,6 @@ def compare(
 
 def main() -> int:
     """Run it by itself, on servers of its own."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--pglite", type=Path, help="PGlite's server.")
-    given = parser.parse_args()
     start = night()
     rows = uses(start)
     outcomes = []
@@ -486,11 +444,13 @@ def main() -> int:
                 in_spark(stack.enter_context(spark(conf={"spark.sql.session.timeZone": zone})), rows),
                 in_sqlite(world.directory, zone, rows),
             ]
-            if given.pglite:
-                engines.append(in_pglite(stack.enter_context(pglite(given.pglite, zone)), zone, rows))
+            if WITHOUT_PGLITE is None:
+                engines.append(in_pglite(stack.enter_context(pglite(zone)), rows))
             outcomes += compare(world, engines, zone, rows, start)
     print(f"{len(rows):,} rows around {HOURS} hours from {start:%Y-%m-%d %H:%M} UTC")
     print(table(outcomes))
+    if WITHOUT_PGLITE is not None:
+        print(f"without PGlite: {WITHOUT_PGLITE}")
     return 0 if all(each.equal for each in outcomes) else 1
 
 

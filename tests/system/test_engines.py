@@ -6,6 +6,8 @@ import pytest
 
 from tests.clickhouse import ClickHouse, clickhouse
 from tests.mariadb import Maria, mariadb
+from tests.pglite import MISSING as WITHOUT_PGLITE
+from tests.pglite import pglite
 from tests.spark import Spark
 from tests.system.engines import (
     NEW_YORK,
@@ -16,6 +18,7 @@ from tests.system.engines import (
     in_clickhouse,
     in_duckdb,
     in_mariadb,
+    in_pglite,
     in_postgres,
     in_spark,
     in_sqlite,
@@ -68,3 +71,12 @@ def test_spark_holds_the_same(world: World, spark_server: Spark) -> None:
     """The server and the process are in New York, and its sessions begin in Kathmandu."""
     rows = uses(night())
     assert_equal(world, [in_spark(spark_server, rows)], NEW_YORK, rows)
+
+
+@pytest.mark.parametrize("zone", ZONES)
+@pytest.mark.skipif(WITHOUT_PGLITE is not None, reason=str(WITHOUT_PGLITE))
+def test_pglite_holds_the_same(world: World, zone: str) -> None:
+    """Its one session, which the application has set to another zone, serves every connection."""
+    rows = uses(night())
+    with pglite(zone) as url:
+        assert_equal(world, [in_pglite(url, rows)], zone, rows)
