@@ -24,6 +24,7 @@
     │   │   └── SinkUnreadable      the key may not read there what was counted
     │   ├── SinkUnreachable         it may pass by itself: try again later
     │   ├── CustomerUnknown         the sink has no figures of one customer; it has of the others
+    │   ├── NoOverview              it gives no quick look at a customer: the figures that prove something are read instead
     │   ├── MetersMixed             it adds several meters up in one figure, so that none of them has one
     │   └── MeterMissing            the sink has no such meter, so it has counted nothing of it
     ├── PlanOutdated                what a plan was made of has changed since: plan again
@@ -163,6 +164,10 @@ class SinkUnreachable(SinkError):
 
 class CustomerUnknown(SinkError):
     """A sink does not know a customer, so it has no figures of it; make the customer known there."""
+
+
+class NoOverview(SinkError):
+    """A sink gives no quick look at a customer; the figures that prove something are read instead."""
 
 
 class MetersMixed(SinkError):

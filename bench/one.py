@@ -80,6 +80,13 @@ def reconcile(scale: int) -> list[Figure]:
     return measure(max(10_000 // scale, 2))
 
 
+def reconcile_together(scale: int) -> list[Figure]:
+    """As many events of four meters, by event summaries and by meter usage."""
+    from bench.reconcile import measure_together
+
+    return measure_together(max(10_000 // scale, 2))
+
+
 def start(scale: int) -> list[Figure]:
     """The help and the daemon, some times over."""
     from bench.start import measure
@@ -97,6 +104,7 @@ MEASURES: dict[str, Measure] = {
     "directory": directory,
     "s3": s3,
     "reconcile": reconcile,
+    "reconcile-together": reconcile_together,
     "start": start,
 }
 

@@ -2,12 +2,14 @@
 
 A month of hours is filled by `aggregator run --once`, in a process of its own, and then made to have been sent days ago.
 What is measured is the daemon's check of all of it, then `reconcile` over the same, with the source, and once more after
-somebody else has sent something of every hundredth customer: those take a read more each.
+somebody else has sent something of every hundredth customer: those take a read more each. Then the same number of events
+is spread over four meters, and compared by event summaries and by Stripe's preview of meter usage.
 """
 
 import datetime as dt
 import subprocess
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import psycopg
@@ -17,6 +19,7 @@ from aggregator.config import load
 from aggregator.core.model import Span
 from aggregator.core.windows import DAY, HOUR, floor
 from aggregator.runtime.clock import utcnow
+from aggregator.sandbox import ControlClient
 from aggregator.wiring.app import App, build
 from aggregator.wiring.reconciling import Question, reconcile
 from bench.checkouts import HOME, python_of
@@ -39,23 +42,26 @@ ledger: {{url: '{ledger}'}}
 state_dir: '{directory}'
 sources: {{app: {{url: '{source}'}}}}
 sinks:
-  far: {{type: stripe, api_key: sk_test_bench, mode: test, api_base: '{sandbox}', transport: stream}}
+  far: {{type: stripe, api_key: sk_test_bench, mode: test, api_base: '{sandbox}', transport: stream, totals_by: {by}}}
+defaults: {{source: app, sinks: [far], window: 1h, start_at: {start}, delay: 0s}}
 meters:
-  api_requests:
-    source: app
-    sinks: [far]
-    window: 1h
-    start_at: {start}
-    delay: 0s
+"""
+
+METER = """
+  {name}:
     query: |
       select customer, count(*) as quantity, date_trunc('hour', created_at) as "window" from api_request
-       where created_at >= :start and created_at < :end group by 1, 3
+       where created_at >= :start and created_at < :end and window_number % {meters} = {number} group by 1, 3
 """
+
+METERS = ("api_requests", "bytes", "jobs", "seconds")
+"""The first of them alone, and then all four, among whom the same events are spread."""
 
 FILL = """
 insert into api_request
 select 'cus_' || n %% %(customers)s,
-       date_trunc('hour', now()) - (n / %(customers)s * %(apart)s + 1) * interval '1 hour' + interval '5 min'
+       date_trunc('hour', now()) - (n / %(customers)s * %(apart)s + 1) * interval '1 hour' + interval '5 min',
+       n / %(customers)s
   from generate_series(0, %(events)s - 1) as n
 """
 
@@ -69,39 +75,72 @@ update aggregator.claim set claimed_at = claimed_at - interval '3 days', settled
 def measure(customers: int) -> list[Figure]:
     """Let so many customers have a hundred events each, and compare them."""
     events = customers * EVENTS_PER_CUSTOMER
+    with filled(customers, METERS[:1]) as (stood, path), build(load(path, {}), name="bench") as app:
+        figures = [check(app, stood, events), compare(app, stood, events, 0)]
+        strays = -(-customers // STRAY_EACH)
+        send_strays(stood, strays)
+        return [*figures, compare(app, stood, events, strays)]
+
+
+def measure_together(customers: int) -> list[Figure]:
+    """Spread as many events over four meters; compare them by event summaries, and by meter usage."""
+    figures, events = [], customers * EVENTS_PER_CUSTOMER
+    with filled(customers, METERS) as (stood, path):
+        ControlClient(stood.sandbox).set_rules(meter_usage=True)
+        for by in ("event_summaries", "meter_usage"):
+            text = path.read_text()
+            path.write_text(text.replace("totals_by: event_summaries", f"totals_by: {by}"))
+            with build(load(path, {}), name="bench") as app:
+                figures.append(compare(app, stood, events, 0, METERS))
+                if by == "meter_usage":
+                    figures.append(check(app, stood, events))
+    return figures
+
+
+@contextmanager
+def filled(customers: int, meters: Sequence[str]) -> Iterator[tuple[Stand, Path]]:
+    """Yield a stand whose events were all sent days ago, and its configuration."""
+    events = customers * EVENTS_PER_CUSTOMER
     with stand() as stood:
-        path = configure(stood, customers, events)
+        path = configure(stood, customers, events, meters)
+        stripe = StripeClient("sk_test_bench", base_addresses={"api": stood.sandbox})
+        for name in meters[1:]:
+            stripe.v1.billing.meters.create(
+                {"display_name": name, "event_name": name, "default_aggregation": {"formula": "sum"}}
+            )
         call = [str(python_of(HOME)), "-m", "aggregator", "run", "--once", "--config", str(path)]
         done = subprocess.run(call, cwd=HOME, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr[-2_000:]
         with psycopg.connect(stood.server.url("ledger"), autocommit=True) as connection:
             connection.execute(AGE)
             connection.execute("vacuum (analyze) aggregator.event")
-        with build(load(path, {}), name="bench") as app:
-            figures = [check(app, stood, events), compare(app, stood, events, 0)]
-            strays = -(-customers // STRAY_EACH)
-            send_strays(stood, strays)
-            return [*figures, compare(app, stood, events, strays)]
+        yield stood, path
 
 
-def configure(stood: Stand, customers: int, events: int) -> Path:
+def configure(stood: Stand, customers: int, events: int, meters: Sequence[str]) -> Path:
     """Make the source and an empty ledger; return the configuration of all."""
     with psycopg.connect(stood.server.url(), autocommit=True) as connection:
         connection.execute("create database app")
         connection.execute("create database ledger")
     with psycopg.connect(stood.server.url("app"), autocommit=True) as connection:
-        connection.execute("create table api_request (customer text, created_at timestamptz)")
+        connection.execute(
+            "create table api_request (customer text, created_at timestamptz, window_number integer)"
+        )
         connection.execute(FILL, {"customers": customers, "apart": HOURS_APART, "events": events})
         connection.execute("create index on api_request (created_at)")
         connection.execute("vacuum (analyze) api_request")
     path = stood.directory / "aggregator.yaml"
     path.write_text(
         CONFIG.format(
+            by="event_summaries",
             ledger=stood.server.url("ledger"),
             directory=stood.directory,
             source=stood.server.url("app"),
             sandbox=stood.sandbox,
             start=f"{first_day():%Y-%m-%dT%H:%MZ}",
+        )
+        + "".join(
+            METER.format(name=name, meters=len(meters), number=number) for number, name in enumerate(meters)
         )
     )
     return path
@@ -140,16 +179,21 @@ def send_strays(stood: Stand, customers: int) -> None:
         )
 
 
-def compare(app: App, stood: Stand, events: int, strays: int) -> Figure:
+def compare(app: App, stood: Stand, events: int, strays: int, meters: Sequence[str] = METERS[:1]) -> Figure:
     """Compare source, ledger and sink over the month; so many customers differ."""
     span = Span(first_day(), floor(utcnow(), DAY) + DAY)
     figure = Figure("", events)
     with measured(figure, stood.processes), ExitStack() as stack:
-        [found] = reconcile(app, Question(span, ["api_requests"], app.ledger.instant()), stack)
-    assert found.summary.events == events
-    assert found.summary.differing == strays
+        found = [
+            each.summary for each in reconcile(app, Question(span, list(meters), app.ledger.instant()), stack)
+        ]
+    assert sum(each.events for each in found) == events
+    assert sum(each.differing for each in found) == strays
+    by = " by meter usage" if any(each.by_overview for each in found) else ""
     differ = f", {strays:,} customers differ" if strays else ""
-    return named(figure, f"reconcile, with the source{differ}", found.summary.reads)
+    several = f" of {len(meters)} meters" if len(meters) > 1 else ""
+    what = f"reconcile{several}{by}, with the source{differ}"
+    return named(figure, what, sum(each.reads for each in found))
 
 
 def named(figure: Figure, what: str, reads: int) -> Figure:

@@ -271,6 +271,15 @@ class StripeSink(ApiSink):
     max_in_flight: int = Field(
         default=256, ge=1, description="How many calls may wait for their answer at once.", examples=[256]
     )
+    totals_by: Literal["event_summaries", "meter_usage"] = Field(
+        default="event_summaries",
+        description=(
+            "How totals are first looked at by `aggregator reconcile` and the daemon's check: by `event_summaries`, one "
+            "meter at a time, or by `meter_usage`, all meters of a customer at once, which is in preview at Stripe. What "
+            "differs is read again by event summaries, and only they are judged."
+        ),
+        examples=["meter_usage"],
+    )
     reports: StripeReports = Field(
         default=StripeReports(),
         description="How Stripe is asked for its reports on invalid events.",

@@ -110,6 +110,9 @@ def report_checked(to: Reporter, result: Checked) -> None:
     if result.late is not None and to.said.get("late") != result.late:
         to.log.warning(log.CHECK_WAITING, sink=to.of, reason=result.late)
     to.said["late"] = result.late or ""
+    if result.no_overview is not None and to.said.get("no_overview") != result.no_overview:
+        to.log.warning(log.SINK_CANNOT_PROMISE, sink=to.of, reason=result.no_overview)
+    to.said["no_overview"] = result.no_overview or to.said.get("no_overview", "")
     for reason in result.found[:MOST_SAID]:
         to.log.error(log.DRIFT_FOUND, sink=to.of, reason=reason, remedy="aggregator reconcile")
     if len(result.found) > MOST_SAID:

@@ -43,10 +43,10 @@ with held as (
      where slot.feed_id = %(feed)s and slot.window_start >= %(start)s and slot.window_start < %(end)s
        and (%(customers)s::text[] is null or slot.customer = any(%(customers)s))
 ), said as (
-    select held.*, event.state, event.delta
+    select held.*, event.state, event.delta, coalesce(event.attempted_at, event.settled_at) as sent_at
       from held left join aggregator.event on event.id = held.id and event.revision = 0
      union all
-    select held.*, event.state, event.delta
+    select held.*, event.state, event.delta, coalesce(event.attempted_at, event.settled_at)
       from held join aggregator.event on event.slot_id = held.id and event.revision > 0
      where held.revision > 1
 ), slot as (
@@ -54,6 +54,7 @@ with held as (
            coalesce(sum(delta) filter (where state in ('accepted', 'confirmed')), 0) as booked,
            coalesce(sum(delta) filter (where state <> 'void'), 0) as planned,
            count(*) filter (where state in ('accepted', 'confirmed')) as events,
+           max(sent_at) filter (where state in ('accepted', 'confirmed')) as sent_at,
            coalesce(bool_or(state in ('due', 'sending', 'held', 'refused', 'in_doubt')), false) as waits
       from said
      group by window_start, customer, combination
@@ -66,7 +67,7 @@ with held as (
      group by customer, window_start, combination
 ), beside as (
     select customer, window_start, coalesce(read, 0) as read, coalesce(total, 0) as total, coalesce(booked, 0) as booked,
-           coalesce(planned, 0) as planned, coalesce(events, 0) as events, coalesce(waits, false) as waits,
+           coalesce(planned, 0) as planned, coalesce(events, 0) as events, sent_at, coalesce(waits, false) as waits,
            case when %(asked)s and window_start >= greatest(%(asked_from)s, %(since)s)
                  and window_start < least(%(asked_until)s, %(until)s) and not coalesce(spoilt, false)
                  and not window_start = any(array(
@@ -80,12 +81,12 @@ with held as (
 ), differing as (
     select customer, window_start, sum(case when differs then source else read end) as source, sum(read) as read,
            sum(booked) as booked, sum(planned) as planned, sum(total) as total, sum(events) as events,
-           bool_or(waits or planned <> total) as waits, bool_or(differs) as differs
+           max(sent_at) as sent_at, bool_or(waits or planned <> total) as waits, bool_or(differs) as differs
       from each_combination group by 1, 2
 ), day as (
     select customer, date_trunc('day', window_start, 'UTC') as start,
            sum(source) as source, sum(read) as read, sum(booked) as booked,
-           sum(planned) as planned, sum(events) as events, bool_or(waits or differs) as odd,
+           sum(planned) as planned, sum(events) as events, max(sent_at) as sent_at, bool_or(waits or differs) as odd,
            array_agg(window_start) filter (where differs) as starts, array_agg(source) filter (where differs) as numbers
       from differing group by 1, 2
 ), known as (
@@ -96,7 +97,7 @@ with held as (
 )
 select customer, day.start, coalesce(day.source, 0), coalesce(day.read, 0), coalesce(day.booked, 0),
        coalesce(day.planned, 0), coalesce(day.events, 0), coalesce(day.odd, false),
-       coalesce(day.starts, '{}'), coalesce(day.numbers, '{}')
+       day.sent_at, coalesce(day.starts, '{}'), coalesce(day.numbers, '{}')
   from known full join day using (customer)
  order by 1, 2
 """
@@ -194,6 +195,8 @@ class DayLine(NamedTuple):
     """How many events the sink has accepted."""
     odd: bool
     """Whether something waits, differs at the source, or contradicts itself: single windows are to be looked at."""
+    sent_at: dt.datetime | None = None
+    """When the newest of the events was sent that the sink has accepted."""
     changed: tuple[tuple[dt.datetime, Decimal], ...] = ()
     """Windows of which the source says something else than was read, and what."""
 

@@ -51,6 +51,8 @@ class Checked(Counts):
     """What differs, in sentences."""
     late: str | None = None
     """What the sink says of its totals being late."""
+    no_overview: str | None = None
+    """Why there was no quick look at customers, although the sink is set to have one."""
 
     @property
     def needs_person(self) -> bool:
@@ -61,7 +63,7 @@ class Checked(Counts):
         """Take another round into account, which went on where this one ended."""
         self.add_counts(other)
         self.found += other.found
-        self.more, self.late = other.more, other.late
+        self.more, self.late, self.no_overview = other.more, other.late, other.no_overview
 
 
 class Checker:
@@ -108,7 +110,8 @@ class Checker:
         due = self._checks.due(self._sink_id, self._feeds, now, self._at_once)
         if due and not self._stopping.is_set():
             self._compare_feed(due, now, result)
-            result.more |= len(due) == self._at_once and self._may_ask()
+            left = self._may_go_on() and self._checks.due(self._sink_id, self._feeds, now, 1)
+            result.more |= bool(left)  # of this feed, or of another
         return result
 
     def _compare_feed(self, due: Sequence[Unchecked], now: dt.datetime, result: Checked) -> None:
@@ -155,6 +158,7 @@ class Checker:
         result.differing += len(drifts)
         result.waiting += len(waiting)
         result.reads += finder.summary.reads
+        result.no_overview = finder.summary.no_overview
         result.found += [
             f"{line.meter} of {_whose(each)} in {Span(each.start, each.end)}: {each.reason}"
             for each in drifts

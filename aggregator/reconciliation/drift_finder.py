@@ -5,6 +5,9 @@ Rules
   are to be told apart. Reads are counted, and the sink itself keeps to what it may be asked.
 - Where a sink tells combinations of dimensions apart, it is asked for those instead, by as many reads: what is too much of
   one and too little of another comes to nothing in their sum.
+- Where a sink has a quick look at customers, that comes first. Who is there as booked, by a look that is fresher than all
+  that was accepted of them, is not asked about again. Of everybody else the quick look says nothing: only what proves
+  something is judged.
 - The ledger is read first, by customer and day, and its transaction is over before a sink is asked. Only a few customers
   are in memory at once.
 - What a sink has of a time that the feed does not bill is somebody else's affair: another sink of ours, or whoever billed
@@ -38,16 +41,23 @@ from aggregator.core.drift import (
 from aggregator.core.model import ZERO, Definition, Limits, Span, WriteModel
 from aggregator.core.planner import add, plain, subtract
 from aggregator.core.windows import DAY, HOUR
-from aggregator.errors import AccountRefused, CustomerUnknown, MetersMixed
+from aggregator.errors import AccountRefused, CustomerUnknown, MetersMixed, NoOverview
 from aggregator.ledger.drift import DayLine, DriftReport, FeedLine
 from aggregator.sinks.asking import by_customer
-from aggregator.sinks.protocol import TellsCombinations, Totals
+from aggregator.sinks.protocol import GivesOverviews, TellsCombinations, Totals
 
 ASKED_AT_ONCE = 16
 """Customers that are asked about beside each other: as many connections as a sink keeps for what is only read."""
 
 PROOF = dt.timedelta(hours=26)
 """How long a sink may need to count what it accepted, where it says nothing of that."""
+
+CLOCKS_APART = dt.timedelta(minutes=5)
+"""A quick look is taken to have what was sent so long before it: the sink's clock need not be ours."""
+
+FUTURE = DAY
+"""A look that is fresher than this is not believed. Less would not do: a comparison goes on for hours with the instant at
+which it began."""
 
 MOST_UNASKED = 20
 """How many customers are named of whom a sink could say nothing."""
@@ -151,6 +161,14 @@ class Summary:
     """Customers that were not looked at, since the sink may not be asked any more today."""
     unasked: list[str] = field(default_factory=list)
     """Why the sink could say nothing of a customer."""
+    by_overview: int = 0
+    """Customers of whom a quick look was enough."""
+    asked_again: int = 0
+    """Customers of whom it was not: something differs, or is newer than the look."""
+    fresh_to: dt.datetime | None = None
+    """Up to when the looks that were enough are fresh, the least fresh of them."""
+    no_overview: str | None = None
+    """Why there was no quick look, although the sink is set to have one."""
 
     @property
     def differing(self) -> int:
@@ -188,7 +206,22 @@ class _Asked(NamedTuple):
     in_sink: Decimal
     reads: int
     found: tuple[Found, ...]
+    unasked: str | None
+    fresh_to: dt.datetime | None
+    again: bool
+
+
+class _Figures(NamedTuple):
+    """What a sink has of a customer's days; None, and why, if it could say nothing of them."""
+
+    counted: Mapping[dt.datetime, Decimal] | None = None
+    apart: Apart | None = None
+    reads: int = 0
     unasked: str | None = None
+    fresh_to: dt.datetime | None = None
+    """Up to when a quick look is fresh that was enough."""
+    again: bool = False
+    """Whether there was a quick look that was not."""
 
 
 class DriftFinder:
@@ -216,6 +249,7 @@ class DriftFinder:
         self._every_hour = every_hour
         self._tells_apart = line.is_apart and isinstance(self._sink, TellsCombinations)
         self._may_ask = may_ask
+        self._fresh_to: dt.datetime | None = None
         self._report = report
         self._line = line
         self._newest_of = limits.newest_of if limits else None
@@ -247,6 +281,10 @@ class DriftFinder:
     def _count(self, asked: _Asked) -> None:
         summary = self.summary
         summary.reads += asked.reads
+        summary.asked_again += asked.again
+        if asked.fresh_to is not None:
+            summary.by_overview += 1
+            summary.fresh_to = min(summary.fresh_to or asked.fresh_to, asked.fresh_to)
         if asked.unasked is not None:
             self.unseen.append(asked.lines[0].customer)
             if len(summary.unasked) < MOST_UNASKED:
@@ -269,9 +307,9 @@ class DriftFinder:
         if self._sink is not None and not self._may_ask():
             return customer
         known = {line.start: line for line in lines if line.start is not None}
-        counted, apart, reads, unasked = self._figures(lines)
-        if counted is not None:
-            counted = {day: much for day, much in counted.items() if day in known or self._bills(day, DAY)}
+        figures = self._figures(lines, known)
+        apart, reads = figures.apart, figures.reads
+        counted = None if figures.counted is None else self._billed(known, figures.counted)
         booked: Apart = {}
         if apart is not None:
             booked = self._report.combinations(self._line.feed.feed, customer, self._line.span)
@@ -291,29 +329,63 @@ class DriftFinder:
             in_sink = subtract(in_sink, outside)
         for much in (counted or {}).values():
             in_sink = add(in_sink, much)
-        return _Asked(lines, in_sink, reads, tuple(found), unasked)
+        return _Asked(lines, in_sink, reads, tuple(found), figures.unasked, figures.fresh_to, figures.again)
 
-    def _figures(
-        self, lines: Sequence[DayLine]
-    ) -> tuple[Mapping[dt.datetime, Decimal] | None, Apart | None, int, str | None]:
-        """Ask the sink for a customer's days: all together, by combinations if it tells them, and how many reads it took.
-
-        None, and why, if it can say nothing of the customer.
-        """
+    def _figures(self, lines: Sequence[DayLine], known: Mapping[dt.datetime, DayLine]) -> _Figures:
+        """Ask the sink for a customer's days: all together, and by combinations if it tells them."""
         if self._sink is None:
-            return None, None, 0, None
+            return _Figures()
         customer, days = lines[0].customer, reads_by_day(self._line.span)
         try:
             apart, reads = self._counted_apart(customer, days, DAY)
             if self._tells_apart:
-                return _summed(apart), apart, reads, None
+                return _Figures(_summed(apart), apart, reads)
+            seen = self._overview(customer, days, known)
+            if seen.counted is not None:
+                return seen
             counted, reads = self._counted(customer, days, DAY)
         except CustomerUnknown as error:
             accepted = any(line.events for line in lines)
-            return (None, None, 0, str(error)) if accepted else ({}, None, 0, None)
+            return _Figures(unasked=str(error)) if accepted else _Figures({})
         except (AccountRefused, MetersMixed) as error:
-            return None, None, 0, str(error)
-        return counted, None, reads, None
+            return _Figures(unasked=str(error))
+        return _Figures(counted, None, seen.reads + reads, again=seen.again)
+
+    def _overview(
+        self, customer: str, spans: Sequence[Span], known: Mapping[dt.datetime, DayLine]
+    ) -> _Figures:
+        """Have a quick look at a customer's days; return its figures only if all is there as booked, by a fresh look."""
+        sink: object = self._sink
+        sent_at = max((line.sent_at for line in known.values() if line.sent_at is not None), default=None)
+        stale = sent_at is not None and self._fresh_to is not None and not _covers(self._fresh_to, sent_at)
+        if not isinstance(sink, GivesOverviews) or self._every_hour or stale:
+            return _Figures(again=stale)
+        counted: dict[dt.datetime, Decimal] = {}
+        reads, fresh_to = 0, self._terms.now + FUTURE
+        try:
+            for span in spans:
+                seen = sink.overview(self._line.meter, customer, span, DAY)
+                if seen is None:
+                    return _Figures()
+                counted |= seen.figures
+                reads, fresh_to = reads + seen.reads, min(fresh_to, seen.fresh_to)
+        except NoOverview as error:
+            self.summary.no_overview = str(error)
+            return _Figures(reads=reads)
+        except CustomerUnknown:  # which is said again by what proves something
+            return _Figures(reads=reads + 1, again=True)
+        self._fresh_to = max(fresh_to, self._fresh_to or fresh_to)
+        _, differing = self._days_to_look_at(known, self._billed(known, counted), ())
+        behind = sent_at is not None and not _covers(fresh_to, sent_at)
+        if differing or behind or fresh_to >= self._terms.now + FUTURE:
+            return _Figures(reads=reads, again=True)
+        return _Figures(counted, None, reads, fresh_to=fresh_to)
+
+    def _billed(
+        self, known: Mapping[dt.datetime, DayLine], counted: Mapping[dt.datetime, Decimal]
+    ) -> dict[dt.datetime, Decimal]:
+        """Return what a sink has of days that the feed bills, or has anything of."""
+        return {day: much for day, much in counted.items() if day in known or self._bills(day, DAY)}
 
     def _days_to_look_at(
         self,
@@ -468,6 +540,11 @@ class DriftFinder:
             unexplained = Difference(Cause.UNEXPLAINED, subtract(whole, figure), (), reason)
             found.append(Found(self._line.meter, self._line.sink, place, (unexplained,)))
         return found, outside
+
+
+def _covers(fresh_to: dt.datetime, sent_at: dt.datetime) -> bool:
+    """Tell whether a look that is fresh to an instant surely has what was sent at another."""
+    return sent_at <= fresh_to - CLOCKS_APART
 
 
 def _summed(apart: Apart) -> dict[dt.datetime, Decimal]:

@@ -6,6 +6,8 @@ idempotency or HTTP.
 
 from aggregator.sandbox import adjustments
 from aggregator.sandbox.errors import not_found
+from aggregator.sandbox.meter_usage import PATH as METER_USAGE
+from aggregator.sandbox.meter_usage import retrieve_meter_usage
 from aggregator.sandbox.paging import PARAMS as PAGING
 from aggregator.sandbox.paging import page
 from aggregator.sandbox.refusals import refuse_v1
@@ -134,6 +136,7 @@ FIXED: dict[tuple[str, str], Endpoint] = {
     ("GET", "/v1/billing/meters"): Endpoint(list_meters, "meters_read"),
     ("POST", "/v1/customers"): Endpoint(create_customer, "customers_write"),
     ("GET", "/v1/customers"): Endpoint(list_customers, "customers_read"),
+    ("GET", METER_USAGE): Endpoint(retrieve_meter_usage, "meters_read"),
     ("GET", "/v1/account"): Endpoint(retrieve_account, "account_read"),
     ("GET", "/v1/events"): Endpoint(list_events, "snapshot_events_read"),
 }

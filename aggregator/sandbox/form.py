@@ -150,6 +150,16 @@ class Params:
             raise invalid(f"{name} must be a map, but it is {shape(value)}.", name)
         return Params(value, name)
 
+    def sections(self, key: str) -> "Iterator[Params]":
+        """Yield the items of a list of maps, however they are numbered; nothing when it is not given."""
+        items = self.section(key)
+        for number in items.names():
+            yield items.section(number)
+
+    def names(self) -> list[str]:
+        """Return the names of this level."""
+        return list(self._tree)
+
     def strings(self) -> dict[str, str]:
         """Return this level as a flat map; a value that is itself nested is refused by its kind."""
         return dict(self._flat())

@@ -69,6 +69,7 @@ def read_task(store: Store, scope: Scope, body: bytes) -> Task:
         if endpoint.streams
         else _ordinary(store, route, headers, scope, body)
     )
+    request.version = headers.version.decode("latin-1")
     if endpoint.read is not None:
         endpoint.read(request)
     key = request.key = headers.idempotency_key.decode("latin-1") if method == "POST" else ""

@@ -20,8 +20,8 @@ from aggregator.sandbox.validation import NO_METER
 class Request:
     """One call. `params` is its form or its query, `body` its JSON; `name` is the object's id in the path.
 
-    `key` is its `Idempotency-Key`. `drafts` are the events that it brings, read before anything is decided; `taken` those
-    that were accepted.
+    `key` is its `Idempotency-Key`, `version` its `Stripe-Version`. `drafts` are the events that it brings, read before
+    anything is decided; `taken` those that were accepted.
     """
 
     store: Store
@@ -30,6 +30,7 @@ class Request:
     body: dict[str, object]
     name: str = ""
     key: str = ""
+    version: str = ""
     session: Session | None = None
     drafts: list[Draft] = field(default_factory=list)
     taken: list[Event] = field(default_factory=list)

@@ -32,12 +32,16 @@ SESSION_SECONDS = 15 * 60.0
 # docs.stripe.com/billing/subscriptions/usage-based/meters/configure: 24 hours from receipt.
 CANCEL_WINDOW_SECONDS = 24 * 3600.0
 
+# Stripe states none: far more than a month of days of thirty meters.
+METER_USAGE_ROWS = 1000
+
 RANGES = ("processing_delay_seconds", "adjustment_delay_seconds")
 SECONDS = (
     "identifier_memory_seconds",
     "report_window_seconds",
     "session_seconds",
     "cancel_window_seconds",
+    "meter_usage_lag_seconds",
 )
 CHOICES: dict[str, tuple[object, ...]] = {
     "identifier_scope": ("account", "event_name"),
@@ -45,6 +49,7 @@ CHOICES: dict[str, tuple[object, ...]] = {
     "last_by": ("timestamp", "receipt"),
     "session_expired_status": (401, 400),
     "no_meter_related_object": ("empty", "null"),
+    "meter_usage_status": (404, 403, 400),
 }
 
 
@@ -90,6 +95,9 @@ class Rules:
     `dimensions`: a meter may be made with `dimension_payload_keys`, as in a private preview of Stripe's. Otherwise that is
     an unknown parameter. `dimension_combinations_per_hour`, `dimension_combinations_per_customer`: how many combinations of
     their values a meter takes in an hour, and of a customer at all; an event of another one is reported, and never counts.
+
+    `meter_usage`: the account has the preview of meter usage. Otherwise a call for it is refused with `meter_usage_status`.
+    `meter_usage_lag_seconds`: how old what it shows is. `meter_usage_rows`: how many rows an answer has at most.
     """
 
     strict_customers: bool = False
@@ -134,6 +142,10 @@ class Rules:
     dimensions: bool = False
     dimension_combinations_per_hour: int = 10_000
     dimension_combinations_per_customer: int = 100
+    meter_usage: bool = False
+    meter_usage_status: Literal[404, 403, 400] = 404
+    meter_usage_lag_seconds: float = 0.0
+    meter_usage_rows: int = METER_USAGE_ROWS
 
     def __post_init__(self) -> None:
         for name, kind in type(self).__annotations__.items():
@@ -152,6 +164,7 @@ class Rules:
             "report_samples",
             "dimension_combinations_per_hour",
             "dimension_combinations_per_customer",
+            "meter_usage_rows",
         ):
             require(is_count(getattr(self, name)), name, "a count")
 

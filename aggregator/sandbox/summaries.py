@@ -85,13 +85,14 @@ def read_query(params: Params) -> Query:
     grouping = params.choice("value_grouping_window", TIME_WINDOWS)
     step = None if grouping is None else WINDOW_SECONDS[grouping]
     for name, bound in (("start_time", start), ("end_time", end)):
-        _require_aligned(name, bound, step or 60)
+        require_aligned(name, bound, step or 60)
     if start >= end:
         raise invalid(f"end_time must be after start_time, but {end} is not after {start}.", "end_time")
     return Query(customer, start, end, step)
 
 
-def _require_aligned(name: str, bound: int, step: int) -> None:
+def require_aligned(name: str, bound: int, step: int) -> None:
+    """Refuse a bound that does not lie on a whole step."""
     if bound % step:
         unit = {60: "minute", 3600: "UTC hour", 86400: "UTC day"}[step]
         message = f"{name} must lie on a whole {unit}, but {bound} is {bound % step} seconds past one."

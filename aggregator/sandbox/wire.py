@@ -29,6 +29,7 @@ class Headers(NamedTuple):
     idempotency_key: bytes = b""
     account: bytes = b""
     context: bytes = b""
+    version: bytes = b""
 
 
 class Reply(NamedTuple):
@@ -76,7 +77,7 @@ def read_object(body: bytes) -> dict[str, object]:
 
 def read_headers(pairs: Iterable[Header]) -> Headers:
     """Pick the headers that matter; names come in lower case, as ASGI has them."""
-    authorization = idempotency_key = account = context = b""
+    authorization = idempotency_key = account = context = version = b""
     for name, value in pairs:
         if name == b"authorization":
             authorization = value
@@ -86,7 +87,9 @@ def read_headers(pairs: Iterable[Header]) -> Headers:
             account = value
         elif name == b"stripe-context":
             context = value
-    return Headers(authorization, idempotency_key, account, context)
+        elif name == b"stripe-version":
+            version = value
+    return Headers(authorization, idempotency_key, account, context, version)
 
 
 async def read_body(receive: Receive) -> bytes:

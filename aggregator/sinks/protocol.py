@@ -154,6 +154,30 @@ class TellsCombinations(Protocol):
         ...
 
 
+class Overview(NamedTuple):
+    """What a sink says of a customer by a quick look."""
+
+    figures: Mapping[datetime, Decimal]
+    """As `breakdown` gives them."""
+    fresh_to: datetime
+    """Up to when it is fresh: what the sink took later need not be in it."""
+    reads: int
+    """How many calls it took; none if an earlier look at another meter had it."""
+
+
+@runtime_checkable
+class GivesOverviews(Protocol):
+    """A sink that may have a quicker look at customers than `breakdown` is. It proves nothing: who sees a difference by it
+    asks again."""
+
+    def overview(self, meter: str, customer: str, span: Span, step: timedelta) -> Overview | None:
+        """Return what a quick look shows; None if it is not set to have any.
+
+        Raises NoOverview if there is none now, with a sentence unless the next figure will say why, or another SinkError.
+        """
+        ...
+
+
 @runtime_checkable
 class HasCaveats(Protocol):
     """A sink that may be able to send, and yet not to do all that it should. What it says stops nothing."""

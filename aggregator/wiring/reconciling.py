@@ -200,6 +200,7 @@ def _compare(
     elif not finder.summary.asked:
         said.append(f"{feed.sink} has no totals of {feed.meter} that could be compared, so it was not asked.")
     said += finder.summary.unasked
+    said += _looks(finder.summary)
     if finder.late is not None:
         said.append(f"{feed.sink} is not believed where it lacks something: {finder.late}.")
     if finder.summary.left_out:
@@ -215,6 +216,18 @@ def _compare(
         )
     until = asked.span.end if asked is not None else question.span.start
     return Compared(line, finder.summary, found, until, said, frozenset(each for each, _ in unbalanced), None)
+
+
+def _looks(summary: Summary) -> Iterator[str]:
+    """Say what was compared by a quick look only, and why there was none."""
+    if summary.no_overview is not None:
+        yield summary.no_overview
+    if summary.fresh_to is not None:
+        yield (
+            f"Compared by `meter_usage`, as {summary.sink} had it at {summary.fresh_to:%Y-%m-%dT%H:%MZ}: "
+            f"{counted(summary.by_overview, 'customer')} of {summary.meter}. By event summaries, since something differs "
+            f"or is newer: {summary.asked_again}."
+        )
 
 
 def checking(app: App, sink: str, at_once: int = CUSTOMERS_AT_ONCE) -> Checker:

@@ -48,7 +48,7 @@ def build_sink(config: Config, name: str) -> Sink | SinkOfFiles:
 
             return Stripe(
                 name,
-                **sink.named(*CONNECTING, "mode", "transport", "stream_above"),
+                **sink.named(*CONNECTING, "mode", "transport", "stream_above", "totals_by"),
                 api_key=sink.api_key_revealed(),
                 rates=_rates(sink),
                 addresses=Addresses(sink.stripe_account, by_customer=sink.accounts == "by_customer"),

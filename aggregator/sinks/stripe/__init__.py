@@ -8,6 +8,7 @@ meter_events.py     one event, one call, one response
 stream.py           many events, one request, no word on any of them, within a session
 responses.py        what each of Stripe's answers means; pure
 account.py          what an account says of its meters: preflight and totals
+meter_usage.py      a quicker look at what it counted of several meters, in preview at Stripe
 notifications.py    what it tells by itself, listed, fetched, delivered and signed
 invalid_events.py   what a message on invalid events says; pure
 cancelling.py       one event taken back

@@ -24,6 +24,7 @@ from aggregator.errors import (
     SinkUnreachable,
     SinkUnreadable,
 )
+from aggregator.runtime.clock import monotonic
 from aggregator.sinks.responses import NoResponse
 from aggregator.sinks.stripe.account_context import AccountContext
 from aggregator.sinks.stripe.differences import Comparison, Known, compare
@@ -51,6 +52,10 @@ GROUPINGS: Mapping[dt.timedelta, Literal["hour", "day"]] = {HOUR: "hour", DAY: "
 
 FORBIDDEN, NOT_FOUND = 403, 404
 
+ABSENT_SECONDS = 60.0
+"""How long it is remembered that there is no meter of a name: of thousands of customers it would be asked each time. What is
+sent as soon as there is one is compared many hours later."""
+
 
 class Account:
     """Reads the meters of the account that a key belongs to."""
@@ -61,6 +66,8 @@ class Account:
         self._meters = context.meters
         self._options = context.options
         self._ids: dict[str, str] = {}
+        self._absent: dict[str, float] = {}
+        """Event names that no meter had when it was asked, and when that was."""
         self._ours: dict[str, str | None] = {}
 
     async def problems(self, names: Iterable[str]) -> list[str]:
@@ -196,7 +203,7 @@ class Account:
             except SinkError:
                 raise
             except Exception as error:  # noqa: BLE001 - turned into ours, and raised
-                self._fail_reading(error, params["customer"])
+                self.fail_reading(error, params["customer"])
             for row in rows:
                 yield row
             if not more:
@@ -227,13 +234,26 @@ class Account:
             self._ours[stripe_meter] = next(ours, None)
         return self._ours[stripe_meter]
 
+    async def ids(self, event_names: Iterable[str]) -> dict[str, str]:
+        """Return the ids of the meters with these event names, as far as there are such. Raises as `problems` does."""
+        names, now = list(event_names), monotonic()
+        unknown = {
+            name
+            for name in names
+            if name not in self._ids and now - self._absent.get(name, -ABSENT_SECONDS) >= ABSENT_SECONDS
+        }
+        if unknown:
+            with self._asking():
+                found = await self._find(unknown)
+            self._ids |= {name: meter.id for name, meter in found.items()}
+            self._absent |= dict.fromkeys(unknown - found.keys(), now)
+        return {name: self._ids[name] for name in names if name in self._ids}
+
     async def _id(self, event_name: str) -> str:
-        if event_name not in self._ids:
-            found = await self._find({event_name})
-            if event_name not in found:
-                raise MeterMissing(f"Stripe has no meter with event name {event_name}; create it there.")
-            self._ids[event_name] = found[event_name].id
-        return self._ids[event_name]
+        found = await self.ids([event_name])
+        if event_name not in found:
+            raise MeterMissing(f"Stripe has no meter with event name {event_name}; create it there.")
+        return found[event_name]
 
     async def _find(self, event_names: set[str]) -> dict[str, "Meter"]:
         """Return the meters with these event names; of two with the same name the active one."""
@@ -267,7 +287,7 @@ class Account:
             or f"Stripe did not say what {self.context.name} asked: {describe(failure)}."
         )
 
-    def _fail_reading(self, error: Exception, customer: str) -> NoReturn:
+    def fail_reading(self, error: Exception, customer: str) -> NoReturn:
         """Raise what an error of a question about a customer means: that it is not there, or what any error means."""
         failure = self._client.describe(error)
         if (

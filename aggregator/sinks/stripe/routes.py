@@ -23,6 +23,7 @@ from aggregator.sinks.stripe.account import Account
 from aggregator.sinks.stripe.account_context import AccountContext, Addresses
 from aggregator.sinks.stripe.limits import Rates
 from aggregator.sinks.stripe.meter_events import MeterEventSender
+from aggregator.sinks.stripe.meter_usage import UsageReader
 from aggregator.sinks.stripe.stream import AT_ONCE, Session, StreamSender, after_refusal
 
 LOOK_AGAIN_SECONDS = 60.0
@@ -94,6 +95,7 @@ class _Reached:
     """An account that something was sent to or asked of, and the routes to it by their transport."""
 
     account: Account
+    usage: UsageReader
     first_look: FirstLook | None
     """None for the account that is configured: it is looked at before anything starts."""
     routes: dict[str, Route] = field(default_factory=dict)
@@ -149,6 +151,10 @@ class Routes:
         """Return what can be asked of an account."""
         return self._reach(name).account
 
+    def usage(self, name: str | None) -> UsageReader:
+        """Return what asks an account for the usage of several meters."""
+        return self._reach(name).usage
+
     def paces(self) -> dict[tuple[str, str | None], float]:
         """Return how fast each route may be used now, by its transport and account."""
         return {
@@ -163,7 +169,8 @@ class Routes:
             context = replace(self._context, account=name, of_customer=by_customer and name is not None)
             account = Account(context)
             look = FirstLook(account, self._monotonic, self._looking) if by_customer else None
-            self._reached[name] = _Reached(account, look)
+            usage = UsageReader(account, self._monotonic)
+            self._reached[name] = _Reached(account, usage, look)
         return self._reached[name]
 
     def _route(self, transport: str, name: str | None) -> Route:

@@ -12,20 +12,25 @@ from decimal import Decimal
 from typing import Any, Literal, TypeVar
 
 from aggregator.core.model import ZERO, Limits, Span
-from aggregator.core.windows import MINUTE
-from aggregator.errors import SinkHalted
+from aggregator.core.windows import DAY, MINUTE, floor
+from aggregator.errors import CustomerUnknown, SinkError, SinkHalted
 from aggregator.runtime import clock
 from aggregator.sinks.dispatch import Dispatcher
 from aggregator.sinks.http_sink import PATIENCE, Connection, HttpSink
+from aggregator.sinks.protocol import Overview
 from aggregator.sinks.stripe.account import GROUPINGS, PAGE, Account, assert_whole
 from aggregator.sinks.stripe.account_context import AccountContext, Addresses
 from aggregator.sinks.stripe.client import Client
 from aggregator.sinks.stripe.limits import Rates, Transport, limits, of_meter
+from aggregator.sinks.stripe.meter_usage import RememberedUsage, looked_up_together
 from aggregator.sinks.stripe.responses import wrong_mode
 from aggregator.sinks.stripe.routes import LOOKS_AT_ONCE, Routes
 from aggregator.sinks.stripe_meter import StripeMeter
 
 Answered = TypeVar("Answered")
+
+NOBODY = "cus_none"
+"""A customer whom nobody has: what is asked about them shows only whether one may ask."""
 
 LOOKED_UP = re.compile(r"(?:acct_\w+/)?cus_\w+")
 """A customer, behind its account where accounts are named (docs.stripe.com/api/customers)."""
@@ -51,6 +56,7 @@ class StripeSink(HttpSink[Routes]):
         transport: Transport = "v1",
         stream_above: int = 10_000,
         addresses: Addresses | None = None,
+        totals_by: Literal["event_summaries", "meter_usage"] = "event_summaries",
         patience: dt.timedelta = PATIENCE,
         monotonic: Callable[[], float] = clock.monotonic,
     ) -> None:
@@ -66,6 +72,7 @@ class StripeSink(HttpSink[Routes]):
         self.addresses = addresses or Addresses()
         self._patience = patience
         self._monotonic = monotonic
+        self._kept = RememberedUsage(monotonic) if totals_by == "meter_usage" else None
 
     def limits_for(self, meter: str) -> Limits:
         """Return what holds for the events of one of our meters: where they replace each other, they say the total."""
@@ -127,6 +134,48 @@ class StripeSink(HttpSink[Routes]):
             lambda routes: routes.account(address.account).breakdown(meter, customer, span, step),
             max(1, -(-((span.end - span.start) // step) // PAGE)) * self._stripe_meters(meter),
         )
+
+    def overview(self, meter: str, customer: str, span: Span, step: dt.timedelta) -> Overview | None:
+        """Return what `breakdown` does by meter usage, which tells all meters of a customer at once; None if not set to.
+
+        Raises NoOverview if Stripe gives none, or as `total` does.
+        """
+        assert step in GROUPINGS, f"Stripe breaks nothing down by {step}"
+        assert_whole(span, step)
+        address = self.addresses.of(customer)
+        if self._kept is None or address is None or meter not in self._meters:
+            return None
+        kept = self._kept.take(meter, customer, span, step)
+        if kept is not None:
+            return Overview(*kept, 0)
+        meters = looked_up_together(meter, self._meters)
+        usage = self._read(
+            lambda routes: routes.usage(address.account).read(
+                meters, customer, span, step, self._turn_for_more
+            )
+        )
+        found = usage.of(meter, span)
+        self._kept.keep(customer, usage, meter)
+        return Overview(found, usage.fresh_to, usage.calls)
+
+    def cannot_promise(self) -> list[str]:
+        """Say that totals cannot be looked at as configured, if that is so."""
+        meters = looked_up_together(next(iter(self._meters), ""), self._meters) if self._meters else []
+        if self._kept is None or not meters or self.addresses.by_customer:
+            return []
+        today = floor(clock.utcnow(), DAY)
+        yesterday = Span(today - DAY, today)
+        try:
+            self._ask(
+                lambda routes: routes.usage(self.addresses.configured).read(
+                    meters, NOBODY, yesterday, DAY, self._turn_for_more
+                )
+            )
+        except CustomerUnknown:  # and that is told only to who may ask
+            return []
+        except SinkError as error:  # which is no reason to send nothing
+            return [str(error)]
+        return []
 
     def _stripe_meters(self, meter: str) -> int:
         """Return how many Stripe meters have figures of one of ours."""

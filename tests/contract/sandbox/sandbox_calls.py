@@ -93,6 +93,16 @@ def used(client: StripeClient, start: int = NOON - DAY, end: int = NOON + DAY, *
     return row.aggregated_value
 
 
+def meter_usage(url: str, version: str = "2025-09-30.preview", **query: object) -> Answer:
+    """Ask for meter usage; names with brackets are given as they are."""
+    return call(
+        url,
+        "GET",
+        f"/v1/billing/analytics/meter_usage?{urlencode(query)}",
+        headers={"Stripe-Version": version},
+    )
+
+
 def call(
     url: str,
     method: str,
