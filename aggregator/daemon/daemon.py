@@ -31,6 +31,7 @@ from aggregator.daemon.outside import outside_of
 from aggregator.daemon.reloading import reloaded
 from aggregator.daemon.reporting import report_start
 from aggregator.daemon.signals import Signals
+from aggregator.daemon.wake import Wake
 from aggregator.daemon.watchdog import Watching, report_set_back
 from aggregator.delivery.sender import Delivered
 from aggregator.errors import (
@@ -176,7 +177,7 @@ class Work:
         self._outside = outside_of(app, self._readiness)
         self._stopping = threading.Event()
         self._begun = threading.Event()
-        self._wake = {sink: threading.Condition() for sink in app.sink_ids}
+        self._wake = {sink: Wake() for sink in app.sink_ids}
         self._halts = {
             sink: Halt(
                 partial(self._halted, sink),
@@ -284,9 +285,8 @@ class Work:
             part.stop()
         for body in (*(task.body for task in self._tasks), *self._takers.values()):
             body.stop()
-        for condition in self._wake.values():
-            with condition:
-                condition.notify_all()
+        for wake in self._wake.values():
+            wake.call()
         for halt in self._halts.values():
             halt.wake()
         for worker in self._workers:
@@ -387,18 +387,19 @@ class Work:
 
     def _rouse(self, meter: str) -> None:
         for sink in self._app.collections[meter].meter.sinks:
-            with self._wake[sink]:
-                self._wake[sink].notify_all()
+            self._wake[sink].call()
 
     def _deliver(self, task: Task, first: bool) -> None:  # noqa: FBT001 - an argument of a thread
         """Deliver to a sink for as long as nobody says stop; while it refuses us as a whole, wait until it does not."""
         self._begun.wait()
         sink = task.of
-        halt, outage = self._halts[sink], False
+        halt, wake, outage = self._halts[sink], self._wake[sink], False
         if sink in self._app.refused:
             halt.wait_out(self._app.refused[sink], 0)
-        while not self._stopping.is_set():
-            returns = halt.returns
+        while True:
+            returns, calls = halt.returns, wake.calls
+            if self._stopping.is_set():
+                return
             try:
                 result = task.round()
             except Exception as error:  # noqa: BLE001 - the outermost loop: one sink's bug must not end the others
@@ -414,11 +415,9 @@ class Work:
             if result.fruitless:
                 self._stopping.wait(RETRY_SECONDS)
             elif not result.claimed:
-                with self._wake[sink]:
-                    self._wake[sink].wait(IDLE_SECONDS if first else BESIDE_IDLE_SECONDS)
+                wake.wait(calls, IDLE_SECONDS if first else BESIDE_IDLE_SECONDS)
             elif first:
-                with self._wake[sink]:
-                    self._wake[sink].notify_all()
+                wake.call()
 
     def _report_outage(self, sink: str, result: Delivered, *, outage: bool) -> bool:
         """Say once that a sink takes nothing, and once that it does again; return whether it takes nothing."""

@@ -264,6 +264,60 @@ def test_what_the_first_lane_of_a_sink_finds_wakes_the_others(monkeypatch: pytes
         assert all(lane.looked.acquire(timeout=SOON_SECONDS) for lane in others)
 
 
+class Busy(Lane):
+    """One that is at work until it is told to go on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.go_on = threading.Semaphore(0)
+
+    def run_once(self, now: dt.datetime) -> Delivered:
+        """Look, and take long to find nothing."""
+        result = super().run_once(now)
+        assert self.go_on.acquire(timeout=SOON_SECONDS)
+        return result
+
+
+@pytest.mark.parametrize("stops", [False, True], ids=["a meter has planned something", "the daemon stops"])
+def test_a_call_that_comes_while_a_lane_is_at_work_is_heard(
+    monkeypatch: pytest.MonkeyPatch, *, stops: bool
+) -> None:
+    """It looks again at once, or ends, where it would wait for the next call: nobody calls twice."""
+    monkeypatch.setattr(daemon, "IDLE_SECONDS", 1_000.0)
+    monkeypatch.setattr(daemon, "BESIDE_IDLE_SECONDS", 1_000.0)
+    lanes: list[Busy] = []
+
+    def delivery(_: str) -> Busy:
+        lanes.append(Busy())
+        return lanes[-1]
+
+    meter = Counting()
+    meter.meter = SimpleNamespace(name="m", sinks=("s",))
+    seldom = SimpleNamespace(source="app", cron=None, every=dt.timedelta(hours=1))
+    of_sink = {"sink_ids": {"s": 1}, "refused": {}, "resume": broken, "delivery": delivery}
+    work = Work(app_with(seldom, collections={"m": meter}, **of_sink), utcnow)
+    work.prepare()
+    work.start()
+    stopping = threading.Thread(target=work.stop)
+    try:
+        assert all(lane.looked.acquire(timeout=SOON_SECONDS) for lane in lanes)
+        if not stops:
+            work._rouse("m")
+            for lane in lanes:
+                lane.go_on.release()
+            assert all(lane.looked.acquire(timeout=SOON_SECONDS) for lane in lanes)
+        calls = work._wake["s"].calls
+        stopping.start()
+        assert work._wake["s"].wait(calls, SOON_SECONDS), "it calls everybody"
+        for lane in lanes:
+            lane.go_on.release()
+        stopping.join(SOON_SECONDS)
+        assert [worker for worker in work._workers if worker.is_alive()] == []
+    finally:
+        for lane in lanes:
+            lane.go_on.release(9)
+
+
 def broken(*_: object) -> NoReturn:
     """Fail as nobody expects."""
     raise RuntimeError("nobody thought of that")
