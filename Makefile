@@ -5,7 +5,8 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 SPARK  := .spark
 PGLITE := .pglite
-WORKERS ?= 3
+# Two cores are enough for these: at any time some of them wait for processes that they have started.
+WORKERS ?= 4
 
 .DEFAULT_GOAL := help
 

@@ -54,7 +54,7 @@ def main() -> None:
         print(heading())
         for name in names:
             if name == CLAIMS:
-                claims.report(1_000_000 // scale, given.runs, here, there)
+                claims.report(1_000_000 // scale, given.runs, claims.PIECE, here, there)
             elif name == PEERS:
                 compare(scale, given.runs, here, there)
             else:

@@ -1,6 +1,6 @@
 """What a claim costs while very many events wait: processor time per event to pick, lock, record and settle it.
 
-    python -m bench.claims [--events N] [--rounds N] [--against CHECKOUT]
+    python -m bench.claims [--events N] [--rounds N] [--piece N] [--against CHECKOUT]
 
 The outbox is filled for 1, 10 and 100 feeds, half of each new and half planned by a backfill, and worked off in batches of
 100 and of 1,000. What counts is the time of the ledger's session and of this process, as the kernel tells it (Linux): what
@@ -38,7 +38,7 @@ SETTLED_AT_ONCE = 200
 """As delivery settles them, of whichever batch."""
 
 PIECE = 10_000
-"""Events between two looks at the clocks."""
+"""Events between two looks at the clocks, unless told otherwise."""
 
 START = dt.datetime(2026, 11, 1, tzinfo=dt.UTC)
 MINUTE = dt.timedelta(minutes=1)
@@ -200,26 +200,26 @@ def worker(events: int, side: Checkout) -> Iterator[Worker]:
         process.stdin.close()
 
 
-def compare(workers: Sequence[Worker], feeds: int, batch: int, rounds: int) -> list[list[Used]]:
+def compare(workers: Sequence[Worker], feeds: int, batch: int, rounds: int, piece: int) -> list[list[Used]]:
     """Measure each of some workers in turns; return what each took. A batch before that counts for nothing."""
     found: list[list[Used]] = [[] for _ in workers]
     for number in range(rounds + 1):
         for those, each in zip(found, workers, strict=True):
-            used = each.piece(feeds, batch, PIECE if number else batch)
+            used = each.piece(feeds, batch, piece if number else batch)
             if number:
                 those.append(used)
     return found
 
 
-def report(events: int, rounds: int, here: Checkout, there: Checkout | None = None) -> None:
+def report(events: int, rounds: int, piece: int, here: Checkout, there: Checkout | None = None) -> None:
     """Print what claims cost here, and on another checkout how many times as much. At least what is claimed waits."""
-    events = max(events, len(BATCHES) * rounds * PIECE + sum(BATCHES))
+    events = max(events, len(BATCHES) * rounds * piece + sum(BATCHES))
     print(f"{events:,} events wait; microseconds of processor time per event: whole (ledger + process)")
     with ExitStack() as stack:
         workers = [stack.enter_context(worker(events, side)) for side in (here, there) if side]
         for feeds in FEEDS:
             for batch in BATCHES:
-                found = compare(workers, feeds, batch, rounds)
+                found = compare(workers, feeds, batch, rounds, piece)
                 figures = [_figures(used) for used in found]
                 if there:
                     ratios = [other.whole / ours.whole for ours, other in zip(*found, strict=True)]
@@ -231,6 +231,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="bench.claims", description="Measure what a claim costs.")
     parser.add_argument("--events", type=int, default=1_000_000, help="How many wait at the beginning.")
     parser.add_argument("--rounds", type=int, default=5, help="How often each is measured (default 5).")
+    parser.add_argument(
+        "--piece", type=int, default=PIECE, help="Events between two looks at the clocks (default 10,000)."
+    )
     parser.add_argument("--against", type=Path, help="Another checkout, measured in turns with this one.")
     parser.add_argument("--work", action="store_true", help=argparse.SUPPRESS)
     given = parser.parse_args()
@@ -240,7 +243,7 @@ def main() -> None:
     with ExitStack() as stack:
         here = stack.enter_context(checkout(HOME))
         there = stack.enter_context(checkout(given.against)) if given.against else None
-        report(given.events, given.rounds, here, there)
+        report(given.events, given.rounds, given.piece, here, there)
 
 
 def _figures(used: Sequence[Used]) -> str:

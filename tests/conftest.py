@@ -32,6 +32,8 @@ settings.register_profile("any machine", deadline=None, suppress_health_check=[H
 settings.load_profile("any machine")
 
 HERE, LONG = Path(__file__).parent, {"system", "simulation"}
+LAST_SHARE = 0.25
+"""The part at the end of a run in which nothing long begins."""
 
 TEMPLATE = "ledger_template"
 IN_MEMORY, ROOM_NEEDED = Path("/dev/shm"), 4 << 30
@@ -68,8 +70,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin where tests take long, in whatever order otherwise: short ones fill up the end of a run by several workers."""
-    items.sort(key=lambda item: item.path.relative_to(HERE).parts[0] not in LONG)
+    """Spread those that take long, in whatever order otherwise.
+
+    Most of them wait for processes, and so belong beside others that compute. Short ones fill up the end of a run by several
+    workers.
+    """
+    long = [item for item in items if item.path.relative_to(HERE).parts[0] in LONG]
+    others = [item for item in items if item.path.relative_to(HERE).parts[0] not in LONG]
+    spread = [(number / len(long) * (1 - LAST_SHARE), item) for number, item in enumerate(long)]
+    spread += [(number / len(others), item) for number, item in enumerate(others)]
+    items[:] = [item for _, item in sorted(spread, key=lambda each: each[0])]
 
 
 def pytest_collection_finish() -> None:
@@ -116,12 +126,17 @@ def postgres() -> Iterator[EmbeddedPostgres]:
         yield server
 
 
+def in_memory() -> Path:
+    """Return where what lasts as long as a test costs no disk; without room there, where all files of a moment are."""
+    roomy = IN_MEMORY.is_dir() and shutil.disk_usage(IN_MEMORY).free > ROOM_NEEDED
+    return IN_MEMORY if roomy else Path(tempfile.gettempdir())
+
+
 @contextmanager
 def shared_postgres(name: str, settings: Sequence[str]) -> Iterator[EmbeddedPostgres]:
     """Run or join this run's Postgres of a name; `settings` are made by whoever comes first."""
     run = os.environ.get("PYTEST_XDIST_TESTRUNUID") or str(os.getpid())
-    roomy = IN_MEMORY.is_dir() and shutil.disk_usage(IN_MEMORY).free > ROOM_NEEDED
-    home = (IN_MEMORY if roomy else Path(tempfile.gettempdir())) / f"aggregator-tests-{run[:12]}-{name}"
+    home = in_memory() / f"aggregator-tests-{run[:12]}-{name}"
     home.mkdir(exist_ok=True)
     with EmbeddedPostgres(home / "pg") as server:
         _prepare(server, settings)

@@ -154,7 +154,7 @@ def test_a_total_is_said_once_more_however_long_its_file_was_not_closed(database
     """A file is written some time after its events were planned; hours later that is no reason to say a total yet again."""
     world = Replacing(database, WriteModel.OVERWRITE, keeps_order=False)
     world.source.use("cus_a", START, 5)
-    for minutes in range(66, 30 * 60, 6):
+    for minutes in range(66, 30 * 60, 12):
         world.at(0, minutes)
         world.collect()
         if minutes == 78:

@@ -35,10 +35,7 @@ def test_a_life_by_keys_ends_with_everything_billed_to_whom_it_belongs(seed: int
 
 def test_these_lives_have_what_they_are_about() -> None:
     """Customers who come late, change, go, and are shared."""
-    seen: set[str] = set()
-    for seed in SEEDS:
-        seen |= {mark for mark, times in lived(seed).marks.items() if times}
-    assert seen >= {
+    sought = {
         "a key gets a customer",
         "a key gets another customer",
         "a key loses its customer",
@@ -46,6 +43,11 @@ def test_these_lives_have_what_they_are_about() -> None:
         "a list is not believed",
         "take over a list committed, answer lost",
     }
+    for seed in SEEDS:
+        sought -= {mark for mark, times in lived(seed).marks.items() if times}
+        if not sought:
+            break
+    assert sought == set()
 
 
 def waits_for_ever() -> Made:
@@ -146,23 +148,24 @@ def shared_by_nobody() -> Made:
     return [(mapped_source, "resolved", resolved)]
 
 
-BUGS = (
-    waits_for_ever,
-    nobody_is_told,
-    all_moves,
-    nothing_moves,
-    moved_and_not_read_again,
-    whoever_reads_goes_on,
-    goes_by_its_instant,
-    newest_has_all,
-    lost_for_all_time,
-    shared_by_nobody,
-)
+BUGS = {
+    waits_for_ever: 1,
+    nobody_is_told: 4,
+    all_moves: 2,
+    nothing_moves: 1,
+    moved_and_not_read_again: 1,
+    whoever_reads_goes_on: 14,
+    goes_by_its_instant: 14,
+    newest_has_all: 1,
+    lost_for_all_time: 2,
+    shared_by_nobody: 1,
+}
+"""What goes wrong, and a life that shows it, which is lived first."""
 
 
-@pytest.mark.parametrize("bug", BUGS, ids=lambda each: each.__name__)
-def test_a_bug_made_on_purpose_is_found(bug: Callable[[], Made]) -> None:
+@pytest.mark.parametrize(("bug", "shown_by"), BUGS.items(), ids=lambda each: getattr(each, "__name__", ""))
+def test_a_bug_made_on_purpose_is_found(bug: Callable[[], Made], shown_by: int) -> None:
     """What these lives cannot find, they do not prove."""
     with made(bug()):
-        found = any(lived(seed).rule for seed in SEEDS)
+        found = any(lived(seed).rule for seed in (shown_by, *SEEDS))
     assert found, f"{bug.__doc__} Nobody noticed."

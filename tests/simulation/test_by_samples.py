@@ -180,24 +180,26 @@ def averages_of_what_was_seen() -> Made:
     return [(samples, "gauge", gauge)]
 
 
-BUGS = (
-    first_value_bills,
-    resets_are_decreases,
-    resets_by_another_policy,
-    nobody_is_asked,
-    in_the_window_of_the_older_sample,
-    samples_without_values,
-    values_without_samples,
-    adoptions_forgotten,
-    believed_before_an_adoption,
-    gaps_stand_on,
-    who_is_missing_stands_on,
-    averages_of_what_was_seen,
-)
+BUGS = {
+    first_value_bills: 2,
+    resets_are_decreases: 2,
+    resets_by_another_policy: 2,
+    nobody_is_asked: 2,
+    in_the_window_of_the_older_sample: 2,
+    samples_without_values: 2,
+    values_without_samples: 2,
+    adoptions_forgotten: 2,
+    believed_before_an_adoption: 2,
+    gaps_stand_on: 1,
+    who_is_missing_stands_on: 1,
+    averages_of_what_was_seen: 9,
+}
+"""What goes wrong, and a life that shows it, which is lived first."""
 
 
-@pytest.mark.parametrize("bug", BUGS, ids=lambda bug: bug.__name__)
-def test_a_bug_made_on_purpose_is_found(bug: Callable[[], Made]) -> None:
+@pytest.mark.parametrize(("bug", "shown_by"), BUGS.items(), ids=lambda each: getattr(each, "__name__", ""))
+def test_a_bug_made_on_purpose_is_found(bug: Callable[[], Made], shown_by: int) -> None:
     """What these lives cannot find, they do not prove."""
     with made(bug()):
-        assert any(lived(seed).rule for seed in SEEDS), f"{bug.__doc__} Nobody noticed."
+        found = any(lived(seed).rule for seed in (shown_by, *SEEDS))
+    assert found, f"{bug.__doc__} Nobody noticed."

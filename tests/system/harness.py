@@ -10,6 +10,7 @@ import datetime as dt
 import json
 import os
 import signal
+import subprocess
 import tempfile
 import threading
 from abc import ABC, abstractmethod
@@ -54,6 +55,10 @@ select customer, sum(quantity) as quantity, max(used_at) as at, date_trunc('minu
 
 SLOW_QUERY = QUERY.replace("where", "where (select pg_sleep({seconds})) is not null and")
 """The same, but its answer takes a while: time in which something can happen to who asked."""
+
+WHILE_LOCKED = "case when pg_try_advisory_xact_lock_shared(7) then 0 else {seconds} end"
+LOCK, UNLOCK = "select pg_advisory_lock(7)", "select pg_advisory_unlock(7)"
+"""A while for as long as the test holds a lock in the source."""
 
 CREATE_USAGE = """
 create table usage (
@@ -151,11 +156,10 @@ class Process:
 
     def ended(self, seconds: float = PATIENCE_SECONDS) -> int:
         """Wait until it has ended, and return how."""
-        until(
-            lambda: self.code is not None, f"{self.name} ends", seconds=seconds, seen=lambda: self.err[-2000:]
-        )
-        assert self.code is not None
-        return self.code
+        try:
+            return self._process.wait(timeout=seconds)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"not within {seconds:g} s: {self.name} ends; {self.err[-2000:]}") from None
 
     def kill(self) -> None:
         """End it without a chance to do anything more."""

@@ -12,6 +12,7 @@ import json
 import os
 import pkgutil
 import runpy
+import select
 import selectors
 import signal
 import socket
@@ -55,8 +56,10 @@ class Forked:
         """Return how it ended, negative for a signal; None while it runs."""
         return self._look(socket.MSG_DONTWAIT)
 
-    def wait(self) -> int:
-        """Wait until it has ended, and return how."""
+    def wait(self, timeout: float | None = None) -> int:
+        """Wait until it has ended, and return how. Raises TimeoutExpired if it has not within so many seconds."""
+        if self._code is None and not select.select([self._told], [], [], timeout)[0]:
+            raise subprocess.TimeoutExpired(str(self.pid), timeout or 0.0)
         code = self._look(0)
         assert code is not None
         return code

@@ -5,7 +5,19 @@ import signal
 
 import pytest
 
-from tests.system.harness import HOUR, METER, OTHER_METER, SLOW_QUERY, Process, Ran, World, until
+from tests.system.harness import (
+    HOUR,
+    LOCK,
+    METER,
+    OTHER_METER,
+    SLOW_QUERY,
+    UNLOCK,
+    WHILE_LOCKED,
+    Process,
+    Ran,
+    World,
+    until,
+)
 
 MINUTES = 60
 
@@ -26,13 +38,15 @@ def bounds(world: World, hours: int = 1) -> tuple[str, ...]:
 
 
 def interrupted(world: World, number: int) -> Process:
-    """Start a backfill and end it by a signal in the middle of its reading."""
-    world.meter["query"] = SLOW_QUERY.format(seconds=1)
+    """Start a backfill and end it by a signal in the middle of its reading, which takes long until then."""
+    world.meter["query"] = SLOW_QUERY.format(seconds=WHILE_LOCKED.format(seconds=1))
     world.write()
+    world.source(LOCK)
     process = world.start_process("backfill", *bounds(world))
     until(lambda: minutes_read(world) >= 3, "some pieces are committed", seen=lambda: process.err)
     process.tell(number)
     process.ended()
+    world.source(UNLOCK)
     return process
 
 

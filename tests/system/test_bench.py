@@ -2,6 +2,8 @@
 
 import subprocess
 import sys
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -9,20 +11,33 @@ import pytest
 from bench.figures import Figure, Missing, dumped, line, loaded, ratios
 from bench.one import MEASURES
 from bench.processor import tree_seconds
+from tests.conftest import in_memory
+from tests.system.harness import COMMAND_SECONDS, Process
 
 ROOT = Path(__file__).parents[2]
 
+Run = Callable[..., list[str]]
 
-def run(module: str, *arguments: str) -> list[str]:
-    """Run a module of `bench/`, and return the lines that it printed."""
-    call = [sys.executable, "-m", module, *arguments]
-    done = subprocess.run(call, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return done.stdout.splitlines()
+
+@pytest.fixture
+def run() -> Iterator[Run]:
+    """Run a module of `bench/`, and return the lines that it printed. Its servers of a moment need no disk."""
+    with tempfile.TemporaryDirectory(dir=in_memory(), prefix="aggregator-bench-") as name:
+        directory = Path(name)
+
+        def call(module: str, *arguments: str) -> list[str]:
+            done = Process(module, arguments, directory, module, TMPDIR=name)
+            try:
+                assert done.ended(COMMAND_SECONDS) == 0, done.err
+            finally:
+                done.clear_away()
+            return done.out.splitlines()
+
+        yield call
 
 
 @pytest.mark.parametrize("name", MEASURES)
-def test_every_measurement_runs(name: str) -> None:
+def test_every_measurement_runs(name: str, run: Run) -> None:
     """Each gives figures of at least one event, by the clock and of the client's processor."""
     figures = loaded(run("bench.one", name, "--scale", "1000")[-1])
     assert isinstance(figures, list), figures
@@ -34,7 +49,7 @@ def test_every_measurement_runs(name: str) -> None:
         assert ("ledger" in figure.seconds) == (name != "start")
 
 
-def test_another_checkout_is_measured_in_turns() -> None:
+def test_another_checkout_is_measured_in_turns(run: Run) -> None:
     """By the same files, whichever it has; ratios stand below the figures of both."""
     lines = run("bench", "million", "--scale", "1000", "--runs", "1", "--against", str(ROOT))
     works = [each for each in lines if each.startswith("1,000 customers")]
@@ -43,7 +58,7 @@ def test_another_checkout_is_measured_in_turns() -> None:
     assert len([each for each in lines if each.startswith("  times as much as here")]) == 2
 
 
-def test_a_figure_that_another_checkout_cannot_have_is_said_to_be_missing(tmp_path: Path) -> None:
+def test_a_figure_that_another_checkout_cannot_have_is_said_to_be_missing(tmp_path: Path, run: Run) -> None:
     """Its package may be older than what is measured; ours is measured all the same."""
     (tmp_path / "aggregator").mkdir()
     (tmp_path / "aggregator" / "__init__.py").touch()
@@ -53,7 +68,7 @@ def test_a_figure_that_another_checkout_cannot_have_is_said_to_be_missing(tmp_pa
     assert len([each for each in lines if each.startswith("1,000 customers")]) == 2
 
 
-def test_peers_are_given_work_that_ours_does() -> None:
+def test_peers_are_given_work_that_ours_does(run: Run) -> None:
     """Every event comes once to the light server, whose sum is the source's; others need a network to be installed."""
     lines = run("bench.peers", "ours", "--scale", "500", "--runs", "1")
     assert any("2,000 rows -> 40 events" in each for each in lines)
@@ -61,13 +76,13 @@ def test_peers_are_given_work_that_ours_does() -> None:
     assert len(figures.split()) == 7
 
 
-def test_claims_are_measured() -> None:
+def test_claims_are_measured(run: Run) -> None:
     """For each number of feeds and each size of batch."""
-    lines = run("bench.claims", "--events", "20000", "--rounds", "1")
+    lines = run("bench.claims", "--events", "5000", "--piece", "2000", "--rounds", "1")
     assert len([each for each in lines if each.startswith("claim and settle")]) == 6
 
 
-def test_what_an_event_takes_is_measured() -> None:
+def test_what_an_event_takes_is_measured(run: Run) -> None:
     """By table and index, at the first try and after others, with a sum of what slots and events take."""
     lines = run("bench.size", "--slots", "200", "--retries", "1")
     assert {"event", "event_pkey", "slot", "slot_pkey", "attempt"} <= {
@@ -120,7 +135,7 @@ def test_the_time_of_processes_that_have_ended_counts() -> None:
         process.stdin.close()
 
 
-def test_other_engines_come_to_what_the_files_hold(tmp_path: Path) -> None:
+def test_other_engines_come_to_what_the_files_hold(tmp_path: Path, run: Run) -> None:
     """ClickHouse reads all days of the lake, one Postgres holds the first: the table says that both are equal."""
     sizes = ("--rows", "3000", "--days", "3", "--customers", "20", "--lake", str(tmp_path))
     lines = run("bench.scaling", *sizes, "--engines", "postgres", "clickhouse")

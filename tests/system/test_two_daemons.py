@@ -4,16 +4,27 @@ import signal
 
 from aggregator.core.windows import floor
 from aggregator.runtime.clock import utcnow
-from tests.system.harness import METER, MINUTE, SLOW_QUERY, Load, Watch, World, until, wait
+from tests.system.harness import (
+    LOCK,
+    METER,
+    MINUTE,
+    SLOW_QUERY,
+    UNLOCK,
+    WHILE_LOCKED,
+    Load,
+    Watch,
+    World,
+    until,
+    wait,
+)
 
 LEASE_SECONDS = 5
 """The shortest that the configuration allows."""
 
 CORRECTIONS = "select count(*) from aggregator.event where revision > 0"
 
-SLOW_WHILE_LOCKED = "case when pg_try_advisory_xact_lock_shared(7) then 0 else 10 end"
 READING = "select 1 from pg_stat_activity where datname = current_database() and wait_event = 'PgSleep'"
-"""A query that takes long for as long as the test holds a lock, and whether it is at that."""
+"""Whether a query that takes long is at that."""
 
 
 def test_two_daemons_share_the_work_and_do_none_of_it_twice(world: World) -> None:
@@ -43,12 +54,12 @@ def test_two_daemons_share_the_work_and_do_none_of_it_twice(world: World) -> Non
 def test_one_that_slept_past_its_lease_changes_nothing_when_it_wakes(world: World) -> None:
     """It is stopped while it reads; another takes the meter and bills; its own commit is refused (B12, invariant 9)."""
     world.use_much(customers=10, minutes=30)
-    world.meter["query"] = SLOW_QUERY.format(seconds=SLOW_WHILE_LOCKED)
-    world.source("select pg_advisory_lock(7)")
+    world.meter["query"] = SLOW_QUERY.format(seconds=WHILE_LOCKED.format(seconds=10))
+    world.source(LOCK)
     sleeper = world.daemon()
     until(lambda: world.source(READING), "it reads")
     sleeper.tell(signal.SIGSTOP)
-    world.source("select pg_advisory_unlock(7)")
+    world.source(UNLOCK)
     [(stale,)] = world.ledger("select epoch from aggregator.meter where lease_owner is not null")
     assert world.one("select count(*) from aggregator.pass where epoch = %s", stale) == 0, (
         "it committed too soon"

@@ -118,7 +118,9 @@ class Writers:
                     [part] = random.choices([part for _, part in LENGTHS], [share for share, _ in LENGTHS])
                     rows = self._owed(random)
                     if rows:
-                        self._transact(connection, random, rows, random.uniform(0, part * self._longest))
+                        length = random.uniform(0, part * self._longest)
+                        # The first one ends in time to begin its last in this minute: what is written later is of the next.
+                        self._transact(connection, random, rows, min(length, left) if number == 0 else length)
                     else:
                         wait(min(PAUSE_SECONDS, left))
                 if number == 0:
