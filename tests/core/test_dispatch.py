@@ -215,3 +215,61 @@ async def test_nothing_of_a_batch_stays_once_all_of_it_is_told() -> None:
     finally:
         gc.enable()
     await dispatcher.close()
+
+
+@on_a_loop
+async def test_what_follows_in_a_place_keeps_no_other_route_from_it() -> None:
+    """While one route has much to send, the event of another leaves when its turn comes."""
+    far = Far()
+    busy, other = route(far, at_once=1), route(far, at_once=1)
+    dispatcher = Dispatcher(
+        lambda event: Bound(other if event.customer == "cus_2" else busy),
+        max_in_flight=1,
+        patience_seconds=SECONDS,
+    )
+    batch = await submit(dispatcher, *(usage(number) for number in range(1, 6)))
+    first = await far.arrived(1)
+    await far.nothing_more()
+    await submit(dispatcher, usage(9, "cus_2"))
+    await far.nothing_more()
+    first.answer.set_result(ACCEPTED)
+    left = []
+    for _ in range(5):
+        call = await far.calls.get()
+        left += call.ids
+        call.answer.set_result(ACCEPTED)
+    assert 9 in left[:2]
+    assert sorted(left) == [2, 3, 4, 5, 9]
+    await dispatcher.close()
+    assert said(batch) == dict.fromkeys(range(1, 6), Answer.ACCEPTED)
+
+
+@on_a_loop
+async def test_what_follows_in_a_place_keeps_to_the_pace() -> None:
+    """Three may leave at once; what was answered lets no fourth go."""
+    far = Far()
+    dispatcher = dispatching(route(far, at_once=1, pace=Pace(0.001, burst=3)), keyed=False, max_in_flight=1)
+    batch = await submit(dispatcher, *(usage(number) for number in range(1, 6)))
+    for number in range(1, 4):
+        (await far.arrived(number)).answer.set_result(ACCEPTED)
+    await far.nothing_more()
+    dispatcher.stop()
+    unsent = dict.fromkeys((4, 5), Answer.UNSENT)
+    assert said(batch) == dict.fromkeys(range(1, 4), Answer.ACCEPTED) | unsent
+    await dispatcher.close()
+    await far.nothing_more()
+
+
+@on_a_loop
+async def test_what_follows_in_a_place_is_asked_whether_it_may_leave() -> None:
+    """A claim that ran out while another event was answered gives back the rest."""
+    far, may = Far(), [True]
+    dispatcher = dispatching(route(far, at_once=1), max_in_flight=1)
+    batch = Batch([usage(1), usage(2), usage(3, "cus_2")], lambda: may[0])
+    await dispatcher.submit(batch)
+    first = await far.arrived(1)
+    may[0] = False
+    first.answer.set_result(ACCEPTED)
+    await far.nothing_more()
+    assert said(batch) == {1: Answer.ACCEPTED, 2: Answer.UNSENT, 3: Answer.UNSENT}
+    await dispatcher.close()
