@@ -219,6 +219,7 @@ def test_only_these_calls_name_a_preview_version(make_sink: MakeSink) -> None:
     versions = {path.split("?")[0]: version for path, version in calls}
     assert versions.pop("/v1/billing/analytics/meter_usage") == VERSION
     assert set(versions.values()) == {API_VERSION}
+    assert not API_VERSION.endswith("preview")
     [query] = [unquote(path.split("?")[1]) for path, _ in calls if "meter_usage" in path]
     start, end = (int(each.timestamp()) for each in (FIRST - DAY, FIRST + 5 * DAY))
     assert query.startswith(f"customer=cus_1&starts_at={start}&ends_at={end}&meters[0][meter]=mtr_api")

@@ -1190,6 +1190,20 @@ MISTAKES: tuple[Mistake, ...] = (
         ("tests/contract/test_stripe_meter_usage.py::test_only_these_calls_name_a_preview_version",),
     ),
     Mistake(
+        "a check ends with the first meter that has few customers",
+        "aggregator/reconciliation/checker.py",
+        "result.more |= bool(left)",
+        "result.more |= len(due) == self._at_once",
+        ("tests/postgres/test_overviews.py::test_a_check_goes_on_with_every_meter",),
+    ),
+    Mistake(
+        "a name without a meter is listed anew for each customer",
+        "aggregator/sinks/stripe/account.py",
+        "            self._absent |= dict.fromkeys(unknown - found.keys(), now)\n",
+        "",
+        ("tests/contract/test_stripe_meter_usage.py::test_all_meters_of_a_customer_take_one_call",),
+    ),
+    Mistake(
         "a sink is asked more often than a day allows",
         "aggregator/sinks/read_allowance.py",
         "            return self._used <= self.per_day",
