@@ -5,6 +5,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 SPARK  := .spark
 PGLITE := .pglite
+MYSQL  := .mysql
 # Two cores are enough for these: at any time some of them wait for processes that they have started.
 WORKERS ?= 4
 
@@ -55,10 +56,10 @@ core: ## tests without a database by another Python, in an environment of its ow
 	  --ignore tests/core/test_source_mysql.py --ignore tests/core/test_trial_mysql.py $(ARGS)
 
 .PHONY: tools
-tools: system kubernetes drivers spark pglite ## install what tests need of the system (Debian's), if this user may; without it they are skipped, or fail and say so
+tools: system kubernetes drivers spark pglite mysql ## install what tests need of the system (Debian's), if this user may; without it they are skipped, or fail and say so
 
 # The parts of it: most of the time of most is spent waiting for what they fetch.
-.PHONY: system kubernetes drivers spark pglite
+.PHONY: system kubernetes drivers spark pglite mysql
 system:
 	@as_root=; test "$$(id -u)" = 0 || as_root='sudo -n'; ready=; \
 	for program in pgbouncer prometheus chromium mariadbd mariadb_config java zsh fish; do \
@@ -96,6 +97,11 @@ spark: | $(BIN)/python
 	if command -v uv >/dev/null 2>&1; then uv pip install --quiet --python $(BIN)/python --no-deps --target $(SPARK) pyspark; \
 	else $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-compile --target $(SPARK) pyspark; fi \
 	|| echo "PySpark, in which Spark's server comes, cannot be installed: the tests that need it are skipped."
+
+mysql:
+	@if test -d $(MYSQL); then exit 0; fi; \
+	$(PYTHON) -m tests.mysql_tools $(MYSQL) 2>/dev/null \
+	|| echo "MySQL's server, which is in Debian's unstable branch only, cannot be fetched: the tests that need it are skipped."
 
 # Its server asks for just one version of PGlite, which is often not the newest: npm takes that one.
 pglite:
@@ -148,5 +154,5 @@ audit: dist ## look up what is known of each dependency's weaknesses (asks the p
 	@.release/tools/bin/pip-audit --path "$$(.release/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"
 
 .PHONY: clean
-clean: ## remove .venv, .venv-core, .peers, .release, .tools, .spark, .pglite, dist and caches
-	@rm -rf $(VENV) $(CORE) .peers .release .tools $(SPARK) $(PGLITE) dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+clean: ## remove .venv, .venv-core, .peers, .release, .tools, .spark, .pglite, .mysql, dist and caches
+	@rm -rf $(VENV) $(CORE) .peers .release .tools $(SPARK) $(PGLITE) $(MYSQL) dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache

@@ -52,6 +52,8 @@ class Maria(NamedTuple):
 
     socket: Path
     port: int
+    kind: str = "mariadb"
+    """Or `mysql`: tests/mysql.py runs one that is asked in the same way."""
 
     def url(self, driver: str = "mysql", user: str = "reader", database: str = "app") -> str:
         """Return the URL of a source in it."""

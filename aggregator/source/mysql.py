@@ -71,14 +71,17 @@ DEFAULT_DRIVER = "pymysql"
 
 
 def _mysql_engine(url: sa.URL, application_name: str) -> sa.Engine:
-    """Any driver but those that are understood is replaced by PyMySQL, which a URL without one means, too."""
+    """Any driver but those that are understood is replaced by PyMySQL, which a URL without one means, too.
+
+    SQLAlchemy's dialect of MariaDB refuses MySQL, while that of MySQL asks which of the two it is: so it is always that.
+    """
     name = url.get_driver_name() if "+" in url.drivername else DEFAULT_DRIVER
     driver = DRIVERS.get(name, DRIVERS[DEFAULT_DRIVER])
     known = name if name in DRIVERS else DEFAULT_DRIVER
     try:
         options = {"connect_timeout": CONNECT_SECONDS, **driver.options(application_name)}
         engine = sa.create_engine(
-            url.set(drivername=f"{url.get_backend_name()}+{known}"),
+            url.set(drivername=f"mysql+{known}"),
             poolclass=sa.NullPool,
             hide_parameters=True,
             connect_args={option: value for option, value in options.items() if option not in url.query},
@@ -165,10 +168,16 @@ SETTINGS = {
     "wait_timeout": IDLE_SECONDS,
     "lock_wait_timeout": LOCK_SECONDS,
     "sql_select_limit": NO_LIMIT,
-    "max_error_count": WARNED,
     "sql_auto_is_null": 0,  # else `id is null` finds the row that was inserted last
 }
 """What a read relies on, whatever is set for the server (mariadb.com/kb/en/server-system-variables/)."""
+
+KEPT = "max_error_count"
+"""How many warnings are kept of a statement. Anybody may set that in MariaDB; in MySQL it takes a privilege
+(dev.mysql.com/doc/refman/9.7/en/server-system-variables.html#sysvar_max_error_count), so there it must do as it is."""
+
+NORMAL = 1024
+"""What MySQL keeps where nothing is set."""
 
 MODE = sa.text("""
 set session sql_mode = replace(replace(@@session.sql_mode, 'PAD_CHAR_TO_FULL_LENGTH', ''), 'TIME_ROUND_FRACTIONAL', '')
@@ -183,6 +192,8 @@ def _begin_mysql(connection: sa.Connection, reading: Reading) -> Renew:
     seconds = reading.statement_timeout.total_seconds()
     limit = ("max_statement_time", seconds) if maria else ("max_execution_time", max(1, int(seconds * 1000)))
     settings = {**SETTINGS, **dict([limit])}
+    if maria:
+        settings[KEPT] = WARNED
     names = ", ".join(f"session {name} = :{name}" for name in settings)
     connection.execute(sa.text(f"set {names}"), settings)
     connection.execute(MODE)
@@ -190,15 +201,22 @@ def _begin_mysql(connection: sa.Connection, reading: Reading) -> Renew:
     connection.execute(sa.text("start transaction with consistent snapshot, read only"))
     read_only = "@@session.tx_read_only" if maria else "@@session.transaction_read_only"
     opened = connection.execute(
-        sa.text(f"select {read_only}, @@session.time_zone, @@session.sql_mode, connection_id()")
+        sa.text(
+            f"select {read_only}, @@session.time_zone, @@session.sql_mode, connection_id(), @@session.{KEPT}"
+        )
     ).one()
     if not opened[0] or opened[1] != SETTINGS["time_zone"] or opened[3] != number:
         raise InvalidRequestError(
             "the server gives no read-only session in UTC; connect to it without a proxy"
         )
+    if opened[4] < WARNED:
+        raise InvalidRequestError(
+            f"the server keeps {opened[4]} warnings of a query, so a number that was cut to fit its type would go "
+            f"unnoticed: `set persist {KEPT} = {NORMAL}`"
+        )
     session = connection.connection.dbapi_connection
     assert isinstance(session, Session)
-    session.begun(number, backslashes="NO_BACKSLASH_ESCAPES" not in opened[2])
+    session.begun(number, backslashes="NO_BACKSLASH_ESCAPES" not in opened[2], unsigned=maria)
     return not_idle
 
 
@@ -279,8 +297,13 @@ def _mysql_said(error: BaseException) -> str:
 def _mysql_reads_whole(
     connection: sa.Connection, statement: sa.TextClause, bounds: dict[str, object]
 ) -> str | None:
-    """Look for a table of which all is read and filtered, and for which no index was ever considered."""
-    for step in connection.execute(sa.text(f"explain {statement.text}"), bounds).mappings():
+    """Look for a table of which all is read and filtered, and for which no index was ever considered.
+
+    The form is named, as MySQL 9 draws a tree if it is not.
+    """
+    for step in connection.execute(
+        sa.text(f"explain format=traditional {statement.text}"), bounds
+    ).mappings():
         whole = step["type"] in {"ALL", "index"} and "Using where" in (step["Extra"] or "")
         if whole and not step["possible_keys"] and not step["table"].startswith("<"):
             return table_named(statement.text, step["table"])

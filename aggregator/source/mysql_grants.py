@@ -5,6 +5,8 @@ Rules
   with the rights of whoever defined it: only missing privileges do.
 - What counts is what the server lists for the session: the user's own grants, and those of roles that are on by default. A
   query is no SET ROLE, so it cannot turn others on.
+- MariaDB lists a role's grants as the role's. MySQL lists them as the user's, from whom they could not be revoked
+  (dev.mysql.com/doc/refman/9.7/en/show-grants.html), so there each role is asked for by itself.
 """
 
 import re
@@ -31,6 +33,9 @@ READING = {
 }
 """What changes nothing, by itself (mariadb.com/kb/en/grant/)."""
 
+MOST = 15
+"""Whoever has more privileges than that on one place may do anything there: MySQL lists them one by one."""
+
 WORSE = {
     "FILE": "read and write files of the server",
     "SUPER": "change settings of the server, and end others' sessions",
@@ -43,12 +48,18 @@ GRANT = re.compile(
     re.DOTALL,
 )
 
-LISTED = re.compile(r"([A-Z_][A-Z_ ]*[A-Z_])(?: \([^)]*\))?(?:, |\Z)")
-"""A privilege, maybe for some columns only."""
+ROLE = re.compile(r"`(?:[^`]|``)*`@`(?:[^`]|``)*`")
+"""One of the roles that are on, as `current_role()` lists them."""
+
+PROVEN = 9
+"""The version of MySQL that the tests run."""
+
+LISTED = re.compile(r"([A-Z_][A-Z_ ]*[A-Z_])(?: \([^)]*\))?(?:, ?|\Z)")
+"""A privilege, maybe for some columns only. MySQL writes no blank between those that plugins have brought."""
 
 
 WITHOUT_SNAPSHOT = sa.text("""
-select concat(table_schema, '.', table_name) as name, engine
+select concat(table_schema, '.', table_name) as name, engine as engine -- MySQL would call it ENGINE
   from information_schema.tables join information_schema.engines using (engine)
  where transactions = 'NO' and table_type = 'BASE TABLE'
    and table_schema not in ('mysql', 'sys', 'information_schema', 'performance_schema')
@@ -57,7 +68,7 @@ select concat(table_schema, '.', table_name) as name, engine
 
 
 def limits(connection: sa.Connection) -> list[str]:
-    """Name tables that the user may read and that have no snapshot; say if the server is not what this is proven on."""
+    """Name tables that the user may read and that have no snapshot; say if the server is older than those that tests run."""
     found = [f"{each.name} ({each.engine})" for each in connection.execute(WITHOUT_SNAPSHOT)]
     said = []
     if found:
@@ -66,19 +77,54 @@ def limits(connection: sa.Connection) -> list[str]:
             f"Tables without a snapshot show what is there when each query runs: {named}. A meter that reads one returns "
             "`window`, so that it is one query."
         )
-    version = str(connection.scalar(sa.text("select version()")))
-    if "mariadb" not in version.lower():
+    version = _version(connection)
+    if not _is_mariadb(version) and int(version.split(".")[0]) < PROVEN:
         said.append(
-            f"MySQL {version} is read like MariaDB, on which this is proven: see `aggregator check --prove-source`."
+            f"MySQL {version} is read like MySQL {PROVEN}, on which this is proven: see `aggregator check --prove-source`."
         )
     return said
+
+
+def _version(connection: sa.Connection) -> str:
+    return str(connection.scalar(sa.text("select version()")))
+
+
+def _is_mariadb(version: str) -> bool:
+    return "mariadb" in version.lower()
 
 
 def unsafe(connection: sa.Connection) -> list[str]:
     """Say what the user may do beyond reading; empty for one that may only read."""
     me = connection.scalar(sa.text("select current_user()"))
-    lines = [str(line) for line in connection.scalars(sa.text("show grants"))]
+    if _is_mariadb(_version(connection)):
+        return list(beyond_reading(str(me), _listed(connection, "show grants")))
+    user, _, host = str(me).rpartition("@")
+    named = f"`{user}`@`{host}`"  # `current_user()` would have the roles' as well
+    own = _listed(connection, f"show grants for {named}")
+    roles = str(connection.scalar(sa.text("select current_role()")))
+    lines = list(own)
+    for role in ROLE.findall(roles):
+        lines += by_role(role, own, _listed(connection, f"show grants for {named} using {role}"))
     return list(beyond_reading(str(me), lines))
+
+
+def _listed(connection: sa.Connection, question: str) -> list[str]:
+    return [str(line) for line in connection.scalars(sa.text(question.replace(":", "\\:")))]
+
+
+def by_role(role: str, own: list[str], together: list[str]) -> Iterator[str]:
+    """Yield what a user of MySQL may do by a role alone, as MariaDB lists it: of both lists, the second has both."""
+    mine = {(place, each) for line in own for place, each in _privileges(line)}
+    for line in together:
+        more = [each for place, each in _privileges(line) if (place, each) not in mine]
+        if more and (found := GRANT.match(line)) is not None:
+            yield f"GRANT {', '.join(more)} ON {found['where']} TO {role.removesuffix('@`%`')}"
+
+
+def _privileges(line: str) -> Iterator[tuple[str, str]]:
+    found = GRANT.match(line)
+    if found is not None:
+        yield from ((found["where"], each.strip()) for each in LISTED.findall(found["what"]))
 
 
 def beyond_reading(me: str, grants: list[str]) -> Iterator[str]:
@@ -103,7 +149,7 @@ def _sentence(me: str, privileges: str, whom: str, where: list[str]) -> str:
     named = ", ".join(map(_plain, where[:SHOWN])) + (
         f" and {len(where) - SHOWN} more" if len(where) > SHOWN else ""
     )
-    if "ALL PRIVILEGES" in privileges or privileges.startswith("PROXY"):
+    if "ALL PRIVILEGES" in privileges or privileges.startswith("PROXY") or privileges.count(",") > MOST:
         return (
             f"User {me} may do anything on {named}{role}: give aggregator a user of its own, with select on what its "
             f"queries name ({GUIDE})."

@@ -3,6 +3,8 @@
 Rules
 - A query is looked at before it is sent, and what the server warned of after its last row: a number that does not fit its
   type is cut to what does, and a text that is no number becomes one, with a warning and without an error.
+- MySQL does not even warn of a negative number that is made an unsigned one, as MariaDB does: -1 is 2^64 - 1 there. So no
+  query for MySQL may do that.
 - A driver may end a result that broke off as if that were all (MariaDB Connector/Python 1.1 does). So the server is asked.
 - Whoever gives up a query has it stopped on the server. The server does not look whether its client is still there, and
   each driver would fetch all that is left of a result before it lets go of it.
@@ -14,7 +16,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, NamedTuple
 
-from aggregator.source.mysql_text import not_a_read
+from aggregator.source.mysql_text import casts_to_unsigned, not_a_read
 
 REST = 100
 """So many rows are fetched of a result that nobody wants any more, before the server is asked to stop: it may be all."""
@@ -31,6 +33,7 @@ ALTERING = {
     1441: "an instant does not fit its type",
     1916: "a number does not fit its type",
     1918: "a text is not what it is taken for",
+    3156: "a text is not what it is taken for",
 }
 """Warnings that mean another result than the query asks for (mariadb.com/kb/en/mariadb-error-code-reference/)."""
 
@@ -40,6 +43,12 @@ NOTED = {1916}
 
 SOMETHING = 1105
 """The number of much that has none of its own, such as the note on a negative number that is made an unsigned one."""
+
+
+UNSIGNED = (
+    "`unsigned` makes 18446744073709551615 of -1, and MySQL does not warn of it: write `cast(... as signed)`, or "
+    "`as decimal(38, 9)`"
+)
 
 
 class Warned(NamedTuple):
@@ -102,10 +111,12 @@ class Session:
         self._id: int | None = None
         self._known: list[Warned] | None = None
         self.backslashes = True
+        self.unsigned = True
 
-    def begun(self, number: int, *, backslashes: bool) -> None:
-        """Take note that the snapshot is open, by what number the server knows us, and how it reads quotes."""
-        self._id, self.backslashes = number, backslashes
+    def begun(self, number: int, *, backslashes: bool, unsigned: bool) -> None:
+        """Take note that the snapshot is open, by what number the server knows us, how it reads quotes, and whether it
+        warns of negative numbers that are made unsigned ones."""
+        self._id, self.backslashes, self.unsigned = number, backslashes, unsigned
 
     def stop(self) -> None:
         """Have the server stop what it does for us; where it cannot be told, its own timeout does that later."""
@@ -164,10 +175,12 @@ class Streaming:
         """Whether rows may be left on the server."""
 
     def execute(self, statement: str, parameters: Any = None) -> Any:
-        """Run a query, if it is one. Raises NotARead."""
+        """Run a query, if it is one. Raises NotARead, Altered."""
         reason = not_a_read(statement, backslashes=self._session.backslashes)
         if reason is not None:
             raise NotARead(reason)
+        if not self._session.unsigned and casts_to_unsigned(statement, backslashes=self._session.backslashes):
+            raise Altered(UNSIGNED)
         self._session.look_first()
         done = self._watched(self._cursor.execute, statement, parameters)
         self._left = self._cursor.description is not None

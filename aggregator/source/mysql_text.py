@@ -27,9 +27,18 @@ LOCKING = (("for", "update"), ("for", "share"), ("lock", "in", "share"))
 """What makes a SELECT hold rows against writers; a read-only transaction allows the last two."""
 
 
+def casts_to_unsigned(text: str, *, backslashes: bool = True) -> bool:
+    """Tell whether a query takes anything for an unsigned number: the word is reserved, and means nothing else."""
+    return "unsigned" in _words(text, backslashes=backslashes)
+
+
+def _words(text: str, *, backslashes: bool) -> list[str]:
+    return words_of(text if backslashes else _PLAIN_QUOTED.sub("''", text), _TOKEN, {"quoted": "''"})
+
+
 def not_a_read(text: str, *, backslashes: bool = True) -> str | None:
     """Say why a text is not one statement that reads; None if nothing of it says so."""
-    words = words_of(text if backslashes else _PLAIN_QUOTED.sub("''", text), _TOKEN, {"quoted": "''"})
+    words = _words(text, backslashes=backslashes)
     refused = not_one_query(words, BEGINNINGS)
     if refused is not None:
         return refused

@@ -57,6 +57,12 @@ def mariadb_in_new_york(request: pytest.FixtureRequest) -> str:
     return server.url()
 
 
+def mysql_in_new_york(request: pytest.FixtureRequest) -> str:
+    """Return an empty database of a real MySQL, whose server is in New York."""
+    server: Maria = request.getfixturevalue("mysql_server")
+    return server.url()
+
+
 def duckdb_file(request: pytest.FixtureRequest) -> str:
     """Return an empty database of DuckDB."""
     path: Path = request.getfixturevalue("tmp_path") / "app.duckdb"
@@ -121,6 +127,13 @@ CASES = (
     Case("sqlite", sqlite, FLOATS_ONLY),
     # What it makes of a number is a DATETIME. Its usual collations take keys for one that differ in case or accents.
     Case("mariadb in New York", mariadb_in_new_york, frozenset({"keys"}), settings={"timezone": "UTC"}),
+    Case(
+        "mysql in New York",
+        mysql_in_new_york,
+        frozenset({"keys"}),
+        settings={"timezone": "UTC"},
+        group="mysql",
+    ),
     Case("duckdb", duckdb_file),
     Case("clickhouse in New York", clickhouse_in_new_york),
     Case("spark in Kathmandu", spark_in_kathmandu, facts=BUT_STOPPING, group="spark"),

@@ -12,6 +12,8 @@ from aggregator.source.contract.prover import Prover
 from tests.clickhouse import ClickHouse, clickhouse
 from tests.contract.source_cases import CASES, Case
 from tests.mariadb import Maria, mariadb
+from tests.mysql import MISSING as WITHOUT_MYSQL
+from tests.mysql import mysql
 from tests.pglite import MISSING as WITHOUT_PGLITE
 from tests.pglite import pglite
 
@@ -27,6 +29,15 @@ def mariadb_server() -> Iterator[Maria]:
 def clickhouse_server() -> Iterator[ClickHouse]:
     """The engine behind a front, for the case that needs it."""
     with clickhouse() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def mysql_server() -> Iterator[Maria]:
+    """MySQL, for the case that needs it."""
+    if WITHOUT_MYSQL is not None:
+        pytest.skip(WITHOUT_MYSQL)
+    with mysql() as server:
         yield server
 
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from aggregator.source.mysql_grants import beyond_reading
-from aggregator.source.mysql_text import not_a_read, table_named
+from aggregator.source.mysql_grants import beyond_reading, by_role
+from aggregator.source.mysql_text import casts_to_unsigned, not_a_read, table_named
 
 READS = [
     "select 1",
@@ -53,6 +53,19 @@ def test_a_backslash_may_be_a_character_like_any_other() -> None:
     text = r"select '\'; delete from t -- '"
     assert not_a_read(text) is None
     assert not_a_read(text, backslashes=False) == "another statement follows its `;`"
+
+
+@pytest.mark.parametrize(
+    ("text", "casts"),
+    [
+        ("select cast(a as UNSIGNED) from t", True),
+        ("select convert(a, unsigned integer) from t", True),
+        ("select cast(a as signed), `unsigned`, 'unsigned' from unsigned_t -- unsigned", False),
+    ],
+)
+def test_what_makes_a_number_unsigned_is_seen(text: str, casts: bool) -> None:
+    """And nothing that only looks like it."""
+    assert casts_to_unsigned(text) == casts
 
 
 @pytest.mark.parametrize(
@@ -112,3 +125,24 @@ def test_grants_beyond_reading_are_named_with_what_takes_them_away() -> None:
 
 def revoke(what: str, where: str) -> str:
     return f"`revoke {what} on {where} from reader@'%'`"
+
+
+def test_what_a_role_adds_in_mysql_is_named_as_the_role_s() -> None:
+    """MySQL lists it as the user's, from whom nobody could revoke it; privileges of plugins stand without blanks."""
+    own = ["GRANT SELECT ON `app`.* TO `reader`@`%`", "GRANT SELECT ON `app`.`a` TO `reader`@`%`"]
+    together = [
+        "GRANT BACKUP_ADMIN,CLONE_ADMIN ON *.* TO `reader`@`%`",
+        "GRANT SELECT ON `app`.* TO `reader`@`%`",
+        "GRANT SELECT, INSERT, DELETE ON `app`.`a` TO `reader`@`%`",
+        "GRANT `writers`@`%` TO `reader`@`%`",
+    ]
+    found = list(by_role("`writers`@`%`", own, together))
+    assert found == [
+        "GRANT BACKUP_ADMIN, CLONE_ADMIN ON *.* TO `writers`",
+        "GRANT INSERT, DELETE ON `app`.`a` TO `writers`",
+    ]
+    said = list(beyond_reading("reader@%", found))
+    assert (
+        "has insert, delete on app.a, by role writers: `revoke insert, delete on app.a from writers`"
+        in said[1]
+    )

@@ -1,4 +1,4 @@
-"""The trial of a query on MariaDB: what is wrong is named, in words that hold there, and a good query comes through."""
+"""The trial of a query on MariaDB and MySQL: what is wrong is named in words that hold there, a good query comes through."""
 
 import datetime as dt
 from collections.abc import Iterator
@@ -6,10 +6,9 @@ from collections.abc import Iterator
 import pytest
 
 from aggregator.trial.findings import Kind, Severity
-from tests.mariadb import Maria, mariadb
+from tests.mariadb import Maria
+from tests.mysql import BOTH
 from tests.postgres.test_trial import NOW, shown, tried
-
-pytestmark = pytest.mark.xdist_group("mariadb")
 
 SHOP = (
     "use app",
@@ -18,7 +17,7 @@ SHOP = (
     "create table api_request (customer_id int, created_at timestamp not null, written_at datetime, units double)",
     """
     insert into api_request
-    select seq % 5 + 1, '{}' - interval seq * 109 second, '{}' - interval seq * 109 second, 0.1 from seq_0_to_9999
+    select seq % 5 + 1, '{}' - interval seq * 109 second, '{}' - interval seq * 109 second, 0.1 from seq_1_to_10000
     """,
 )
 
@@ -31,10 +30,10 @@ select customer.stripe_customer_id as customer, count(*) as quantity, max({colum
 WITHIN = "created_at >= :start and created_at < :end"
 
 
-@pytest.fixture(scope="module")
-def shop() -> Iterator[Maria]:
+@pytest.fixture(scope="module", params=BOTH)
+def shop(request: pytest.FixtureRequest) -> Iterator[Maria]:
     """A shop whose server is in New York's zone."""
-    with mariadb() as server:
+    with request.param() as server:
         last = (NOW - dt.timedelta(minutes=2)).replace(tzinfo=None)
         server.run(*(statement.replace("{}", str(last)) for statement in SHOP))
         yield server

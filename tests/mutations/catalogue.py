@@ -1639,6 +1639,13 @@ MISTAKES: tuple[Mistake, ...] = (
         ("tests/core/test_source_mysql.py::test_a_query_is_stopped_when_its_time_is_over",),
     ),
     Mistake(
+        "MySQL may make a large number of a negative one without a word",
+        "aggregator/source/mysql_session.py",
+        "if not self._session.unsigned and casts_to_unsigned(",
+        "if self._session.unsigned and casts_to_unsigned(",
+        ("tests/core/test_source_mysql.py::test_a_number_that_was_cut_to_fit_is_no_reading",),
+    ),
+    Mistake(
         "a result in MariaDB that broke off is taken for whole",
         "aggregator/source/mysql_session.py",
         '            if level == "Error":\n',

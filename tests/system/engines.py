@@ -6,8 +6,8 @@ here, in integers: customers, windows, quantities, and what belongs to nobody.
 
     python -m tests.system.engines
 
-prints a line for each and exits 1 on any difference. `make tools` installs all of them; PGlite's server is a program of
-Node's, and where that is missing the last line says so.
+prints a line for each and exits 1 on any difference. `make tools` installs all of them; where that of MySQL or PGlite cannot
+be had, a last line says so.
 """
 
 import csv
@@ -30,6 +30,8 @@ from aggregator.runtime.clock import utcnow
 from aggregator.source.spark_session import Session
 from tests.clickhouse import ClickHouse, clickhouse
 from tests.mariadb import Maria, mariadb
+from tests.mysql import MISSING as WITHOUT_MYSQL
+from tests.mysql import mysql
 from tests.pglite import MISSING as WITHOUT_PGLITE
 from tests.pglite import let_in, pglite
 from tests.spark import Spark, spark
@@ -207,12 +209,17 @@ def _zone_of(connection: Connection) -> str:
     return str(zone)
 
 
+NAMES = {"mariadb": "MariaDB", "mysql": "MySQL"}
+
+
 def in_mariadb(server: Maria, zone: str, rows: Sequence[Use]) -> Engine:
-    """Write them into a MariaDB, with a collation that keeps keys apart."""
+    """Write them into a MariaDB or MySQL, with a collation that keeps keys apart."""
+    collation = "utf8mb4_nopad_bin" if server.kind == "mariadb" else "utf8mb4_0900_bin"
     values = ", ".join(f"({_quoted(use.customer)}, {use.quantity:f}, '{_iso(use.at)}')" for use in rows)
     server.run(
         "set global max_allowed_packet = 64 << 20",
-        "create or replace table app.night (customer varchar(40) collate utf8mb4_nopad_bin,"
+        "drop table if exists app.night",
+        f"create table app.night (customer varchar(40) collate {collation},"
         " quantity decimal(30, 6) not null, used_at timestamp(6) not null)",
         f"set global time_zone = '{'SYSTEM' if zone == NEW_YORK else '+05:45'}'",
     )
@@ -225,7 +232,7 @@ def in_mariadb(server: Maria, zone: str, rows: Sequence[Use]) -> Engine:
                date_format(used_at, '%Y-%m-%dT%H:00:00Z') as `window`
           from night where used_at >= :start and used_at < :end group by 1, 4
     """
-    return Engine("MariaDB", {"url": server.url()}, query, begins)
+    return Engine(NAMES[server.kind], {"url": server.url()}, query, begins)
 
 
 def in_clickhouse(server: ClickHouse, zone: str, rows: Sequence[Use]) -> Engine:
@@ -444,13 +451,15 @@ def main() -> int:
                 in_spark(stack.enter_context(spark(conf={"spark.sql.session.timeZone": zone})), rows),
                 in_sqlite(world.directory, zone, rows),
             ]
+            if WITHOUT_MYSQL is None:
+                engines.append(in_mariadb(stack.enter_context(mysql()), zone, rows))
             if WITHOUT_PGLITE is None:
                 engines.append(in_pglite(stack.enter_context(pglite(zone)), rows))
             outcomes += compare(world, engines, zone, rows, start)
     print(f"{len(rows):,} rows around {HOURS} hours from {start:%Y-%m-%d %H:%M} UTC")
     print(table(outcomes))
-    if WITHOUT_PGLITE is not None:
-        print(f"without PGlite: {WITHOUT_PGLITE}")
+    for missing in filter(None, (WITHOUT_MYSQL, WITHOUT_PGLITE)):
+        print(missing)
     return 0 if all(each.equal for each in outcomes) else 1
 
 

@@ -6,6 +6,8 @@ import pytest
 
 from tests.clickhouse import ClickHouse, clickhouse
 from tests.mariadb import Maria, mariadb
+from tests.mysql import MISSING as WITHOUT_MYSQL
+from tests.mysql import mysql
 from tests.pglite import MISSING as WITHOUT_PGLITE
 from tests.pglite import pglite
 from tests.spark import Spark
@@ -35,6 +37,13 @@ pytestmark = pytest.mark.direct
 def maria() -> Iterator[Maria]:
     """A server of MariaDB's."""
     with mariadb() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def my() -> Iterator[Maria]:
+    """A server of MySQL's."""
+    with mysql() as server:
         yield server
 
 
@@ -71,6 +80,15 @@ def test_spark_holds_the_same(world: World, spark_server: Spark) -> None:
     """The server and the process are in New York, and its sessions begin in Kathmandu."""
     rows = uses(night())
     assert_equal(world, [in_spark(spark_server, rows)], NEW_YORK, rows)
+
+
+@pytest.mark.parametrize("zone", ZONES)
+@pytest.mark.skipif(WITHOUT_MYSQL is not None, reason=str(WITHOUT_MYSQL))
+@pytest.mark.xdist_group("mysql")
+def test_mysql_holds_the_same(world: World, my: Maria, zone: str) -> None:
+    """In the same way as MariaDB."""
+    rows = uses(night())
+    assert_equal(world, [in_mariadb(my, zone, rows)], zone, rows)
 
 
 @pytest.mark.parametrize("zone", ZONES)
