@@ -1,5 +1,7 @@
 """What a daemon says to the outside by itself, as configured: that it lives, and what is amiss."""
 
+import datetime as dt
+
 from aggregator.core.troubles import Announcer, Trouble
 from aggregator.errors import LedgerError
 from aggregator.monitoring.readiness import Readiness
@@ -8,6 +10,11 @@ from aggregator.wiring.app import App
 
 SHORTEST_LOOK_SECONDS = 1.0
 """Who wants to be told sooner than we look otherwise is told so, but not by looking all the time."""
+
+
+def look_seconds(notify_after: dt.timedelta) -> float:
+    """Return how often to look for troubles that people are to be told of after so long."""
+    return min(LOOK_SECONDS, max(notify_after.total_seconds(), SHORTEST_LOOK_SECONDS))
 
 
 def outside_of(app: App, readiness: Readiness) -> list[Repeating]:
@@ -36,6 +43,5 @@ def outside_of(app: App, readiness: Readiness) -> list[Repeating]:
 
         announcer = Announcer(monitoring.notify_after, monitoring.notify_again)
         telling = Telling(services, announcer, amiss, app.ledger.instant)
-        every = min(LOOK_SECONDS, max(monitoring.notify_after.total_seconds(), SHORTEST_LOOK_SECONDS))
-        found.append(Repeating("telling", every, telling))
+        found.append(Repeating("telling", look_seconds(monitoring.notify_after), telling))
     return found
