@@ -65,7 +65,7 @@ insert into aggregator.event (id, slot_id, pass_id, feed_id, revision, window_st
        attempted_at, settled_at, state, attempts, customer, identifier, delta, total, transport, request_id)
 select id, id, extract(epoch from start)::bigint / 3600, 1, 0, start, start + interval '59 min', start + interval '66 min',
        start + interval '67 min', start + interval '67 min', start + interval '68 min', 'confirmed', 1, customer,
-       'agg_' || left(name, 40), much, much, 'v1', 'req_' || substr(name, 45, 14) from made order by id;
+       'agg_' || left(name, 20), much, much, 'v1', 'req_' || substr(name, 45, 14) from made order by id;
 insert into aggregator.claim (sink_id, owner, claimed_at, events, settled_at)
 select 1, gen_random_uuid(), start + interval '67 min', array_agg(id order by id), start + interval '68 min'
   from made group by start, id / 1000 order by start;

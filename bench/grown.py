@@ -51,7 +51,7 @@ with made as (
     select second, id, 2 * hour + 2, %(feed)s, 1, window_start,
            window_start + interval '29 min', window_start + interval '1 day', window_start + interval '1 day',
            window_start + interval '1 day', window_start + interval '1 day', 'accepted', 1, name,
-           'agg_' || md5(id::text) || substr(md5(name), 1, 8), 1, 2, 'v1', 'req_' || substr(md5(name || id), 1, 14)
+           'agg_' || substr(md5(id::text), 1, 20), 1, 2, 'v1', 'req_' || substr(md5(name || id), 1, 14)
       from made where corrected order by made.id
 )
 insert into aggregator.event (id, slot_id, pass_id, feed_id, revision, window_start, at, planned_at, exposed_at,
@@ -59,7 +59,7 @@ insert into aggregator.event (id, slot_id, pass_id, feed_id, revision, window_st
                               request_id)
 select id, id, 2 * hour + 1, %(feed)s, 0, window_start, window_start + interval '30 min', window_start + interval '65 min',
        claimed_at, claimed_at, claimed_at, 'accepted', 1,
-       name, 'agg_' || md5(id::text) || substr(md5(name), 1, 8), 1, 1, 'v1', 'req_' || substr(md5(name || id), 1, 14)
+       name, 'agg_' || substr(md5(id::text), 1, 20), 1, 1, 'v1', 'req_' || substr(md5(name || id), 1, 14)
   from made order by made.id
 """
 

@@ -2,8 +2,8 @@
 
 The shape is chosen for cost as much as for meaning. Slots and events have narrow keys and are written in key order; what
 has eight bytes comes before what has four, and that before texts and numbers, so that no row has gaps; a slot goes by the
-number of its first event, whose key finds both; no index names a column that changes, so that an event moves from state to
-state without touching one where its page has room; what is due is found through the narrow
+number of its first event, whose key finds both; no index names a column that changes, and pages of events are filled to the
+brim: a claim changes all events of a page at once, for which no room would do. What is due is found through the narrow
 `outbox`, whose rows leave when they are settled. Foreign keys stand where rows are few; between slots and events the
 writing transaction holds the meter and no key check is paid a million times.
 
@@ -711,7 +711,7 @@ create table aggregator.event (
     reason       text,
     check ((revision = 0) = (slot_id = id)),
     constraint event_delta_check check (delta <> 0 or revision > 0 or total = 0)
-) with (fillfactor = 85);
+);
 create unique index event_of_slot on aggregator.event (slot_id, revision) where revision > 0;
 comment on table aggregator.event is
     'Every message we ever owed a sink: the audit trail. Append-only but for the columns that say how it went.';

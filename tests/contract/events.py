@@ -37,7 +37,7 @@ def about_to_leave(
         delta=Decimal(delta),
         total=Decimal(delta),
         at=window_start + dt.timedelta(minutes=30),
-        identifier=f"agg_{number:040x}",
+        identifier=f"agg_{number:020x}",
         attempts=1,
         exposed_at=None,
         transport=transport,

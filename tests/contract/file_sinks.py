@@ -59,7 +59,7 @@ def event(
         Decimal(delta),
         Decimal(delta if total is None else total),
         start + dt.timedelta(minutes=30),
-        f"agg_{number:040x}",
+        f"agg_{number:020x}",
         1,
         None,
     )
@@ -159,7 +159,7 @@ def in_bucket(store: Store, kind: str, prefix: str = "usage/", **settings: str) 
     return Place(sink, kind, contents, store.uploads, put, lambda: in_bucket(store, kind, prefix, **settings))
 
 
-PART = 2_000
+PART = 1_700
 """What a part holds where objects go in parts: a store that is told so takes parts that Amazon would find too small."""
 
 

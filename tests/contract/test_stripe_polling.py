@@ -74,7 +74,7 @@ def hearing() -> Iterator[MakeTeller]:
 
 def send(sink: StripeSink, customer: str, number: int = 1) -> str:
     """Send an event, which is accepted; return its identifier."""
-    name = f"agg_{number:040x}"
+    name = f"agg_{number:020x}"
     event = Event(EventId(number), "api", customer, AT, 0, Decimal(5), Decimal(5), AT, name, 1, None)
     [verdict] = sink.send([event], lambda: True)
     assert verdict.answer is Answer.ACCEPTED, verdict

@@ -214,13 +214,13 @@ def test_a_file_stays_below_its_size(database: Database, tmp_path: Path) -> None
     """Files are cut by bytes before a byte is written, and none is larger than allowed."""
     form = CsvFormat(AT_STRIPE, identified=True, alone=False)
     world = FileWorld(database, tmp_path / "files", bounds=Bounds(1_000, 2_000, WAIT), form=form)
-    world.owe(*(f"cus_{n}" for n in range(50)))
+    world.owe(*(f"cus_{n}" for n in range(80)))
     world.write()
     sizes = [len(content) for content in world.lying().values()]
     assert len(sizes) > 2
     assert max(sizes) <= 2_000
     assert min(sizes[:-1]) > 1_400
-    world.check_once(50)
+    world.check_once(80)
 
 
 def test_nothing_owed_is_no_file(world: FileWorld) -> None:

@@ -162,7 +162,7 @@ def test_what_names_nobody_we_know_is_read_back(
 ) -> None:
     """A report about events that somebody else's names stand for is followed up by the sink's own totals."""
     span = Span(owing.now - 10 * SECOND, owing.now)
-    unconfigured_meter = Rejection("agg_" + "0" * 40, "no such customer")
+    unconfigured_meter = Rejection("agg_" + "0" * 20, "no such customer")
     notification_client.tell("evt_1", Report("evt_1", METER.name, span, told, (unconfigured_meter,)))
     owing.now += SECOND
     assert hear(owing, notification_client).readbacks == 1

@@ -76,7 +76,7 @@ def sent(app: App, number: int) -> Answer:
         delta=one,
         total=one,
         at=at,
-        identifier=f"agg_{number:040x}",
+        identifier=f"agg_{number:020x}",
         attempts=1,
         exposed_at=None,
     )

@@ -154,7 +154,7 @@ BUGS = {
     all_moves: 2,
     nothing_moves: 1,
     moved_and_not_read_again: 1,
-    whoever_reads_goes_on: 14,
+    whoever_reads_goes_on: 41,
     goes_by_its_instant: 14,
     newest_has_all: 1,
     lost_for_all_time: 2,

@@ -29,7 +29,7 @@ LIVES: tuple[tuple[int, Callable[[Conditions], Conditions], set[str]], ...] = (
     (12, newest, BILLED | {"refused"}),
     (22, in_files, BILLED | {"held"}),
     (43, cancelling, BILLED | {"held", "refused"}),
-    (60, hearing, BILLED | {"held", "refused"}),
+    (67, hearing, BILLED | {"held", "refused"}),
 )
 """Lives by their seeds, with the figures that are met in each at one time or another."""
 

@@ -42,7 +42,7 @@ HEALTH = (LATE, ON_TIME)
 """Messages that summaries are delayed, and that they are not any more: their types say it. Stripe has them in a preview, so
 they are asked for by themselves: a list with an unknown type may be refused."""
 
-IDENTIFIER = re.compile(r"(agg_[0-9a-f]{40})(?:\.|$)")
+IDENTIFIER = re.compile(r"(agg_[0-9A-Za-z]{20})(?:\.|$)")
 """An identifier of ours, alone or at the beginning of an `Idempotency-Key` of ours."""
 
 INVALID = frozenset(
