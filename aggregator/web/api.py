@@ -285,6 +285,8 @@ def wanted_of(query: QueryParams, now: dt.datetime) -> Wanted:
     meters = query.getlist("meter")
     if len(meters) > MOST_METERS:
         raise Refused(400, f"name {MOST_METERS} meters at most")
+    if any(not meter or len(meter) > LONGEST_NAME or "\0" in meter for meter in meters):
+        raise Refused(400, "`meter` is the name of a meter")
     by, dimension = _by(query.get("by"))
     return Wanted(
         customer,

@@ -22,7 +22,7 @@ from aggregator import __version__
 from aggregator.collection.usage import MeterSource
 from aggregator.config import Config
 from aggregator.core.shown import duration, shown
-from aggregator.errors import AggregatorError
+from aggregator.errors import AggregatorError, UsageError
 from aggregator.ledger.ledger import Ledger
 from aggregator.runtime.clock import monotonic
 from aggregator.web.application import Refused, Workers, read_body, said
@@ -148,6 +148,8 @@ class Site:
             here = request.url.path + (f"?{request.url.query}" if request.url.query else "")
             if not self.access.may_look(request, session):
                 return self._to_sign_in(here)
+            if "\0" in "".join([*request.path_params.values(), *request.query_params.values()]):
+                raise Refused(400, "the address has a character that no name has")
             asked = Asked(request.path_params, request.query_params, session, now)
             page = await self.workers.do(lambda: self._made(view, asked))
             response = self._html(page, session, here)
@@ -160,6 +162,8 @@ class Site:
     def _made(self, view: View, asked: Asked) -> Page:
         try:
             return view(self.backend, asked)
+        except UsageError as error:
+            raise Refused(404, str(error)) from None
         except AggregatorError as error:
             raise Refused(503, str(error)) from None
 

@@ -207,6 +207,8 @@ def test_a_window_shows_its_customers_page_by_page(site: Site, monkeypatch: pyte
         ("/meters/api_requests?day=x", 400), ("/meters/api_requests/x", 400), ("/meters/api_requests/0001-01-01", 400),
         ("/meters/api_requests?page=x", 400), ("/meters/api_requests?page=99999999999", 400), ("/nothing", 404),
         ("/customers/cus_acme?live=1", 503), ("/customers/cus_acme?period=x", 400), ("/customers/", 200),
+        ("/explain?meter=nothing&customer=cus_acme", 404), ("/explain?meter=api_requests&customer=a%00b", 400),
+        ("/customers?begins=%00", 400), ("/customers/a%00b", 400), ("/events?customer=%00", 400), ("/events?meter=%00", 400),
     ],
 )  # fmt: skip
 def test_what_is_not_there_is_said(site: Site, path: str, status: int) -> None:
@@ -555,7 +557,8 @@ def test_a_secret_is_changed_while_tokens_are_in_use(serve: Any, tmp_path: Path)
         "customer=cus_acme&from=2026-11-01", "customer=cus_acme&from=2026-11-02&to=2026-11-01",
         "customer=cus_acme&from=2020-01-01&to=2026-11-01", "customer=cus_acme&from=2026-11-01T06:00Z&to=2026-11-02",
         "customer=cus_acme&period=2026-11&from=2026-11-01&to=2026-11-02", "customer=cus_acme&period=9999-12",
-        "customer=cus_acme&" + "&".join(["meter=x"] * 51),
+        "customer=cus_acme&" + "&".join(["meter=x"] * 51), "customer=cus_acme&meter=", "customer=cus_acme&meter=a%00b",
+        f"customer=cus_acme&meter={'x' * 101}",
     ],
 )  # fmt: skip
 def test_what_cannot_be_asked_is_said(site: Site, query: str) -> None:
