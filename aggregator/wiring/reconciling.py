@@ -222,6 +222,11 @@ def _looks(summary: Summary) -> Iterator[str]:
     """Say what was compared by a quick look only, and why there was none."""
     if summary.no_overview is not None:
         yield summary.no_overview
+    if summary.fresh_to is None and summary.asked_again:
+        yield (
+            f"Compared by event summaries, since something differs or is newer than `meter_usage` shows: "
+            f"{counted(summary.asked_again, 'customer')} of {summary.meter}."
+        )
     if summary.fresh_to is not None:
         yield (
             f"Compared by `meter_usage`, as {summary.sink} had it at {summary.fresh_to:%Y-%m-%dT%H:%MZ}: "

@@ -246,8 +246,10 @@ def test_a_check_goes_on_with_every_meter(lab: Lab) -> None:
 
 def test_a_lagging_look_judges_nothing(lab: Lab) -> None:
     """Not what it lacks, nor what it cannot show yet; what summaries show is what is said."""
-    lab.sandbox.set_rules(meter_usage=True, meter_usage_lag_seconds=2 * 86400)
-    assert call(lab).code == 0
+    lab.sandbox.set_rules(meter_usage=True, meter_usage_lag_seconds=6 * 86400)
+    said = call(lab)
+    assert said.code == 0
+    assert "or is newer than `meter_usage` shows: 3 customers of calls." in " ".join(said.out.split())
     meter, customer, hour = next(place for place in sorted(lab.quantities) if place[0] == "calls")
     lab.send("stripe", meter, customer, hour, 500)
     [found] = told(lab)["differences"]
