@@ -19,6 +19,7 @@ from aggregator.core.drift import KnownEvent, Place, Window
 from aggregator.core.model import ZERO, EventId, SlotId, Span, State
 from aggregator.core.planner import add
 from aggregator.ledger.archived import Archived, Beside, Question
+from aggregator.ledger.combinations import together
 from aggregator.ledger.database import Connection, Database, Part, streamed
 from aggregator.ledger.passes.changes import WORK_MEMORY, stage
 from aggregator.ledger.passes.spool import Spool
@@ -66,8 +67,9 @@ with held as (
        and (%(customers)s::text[] is null or customer = any(%(customers)s))
      group by customer, window_start, combination
 ), beside as (
-    select customer, window_start, coalesce(read, 0) as read, coalesce(total, 0) as total, coalesce(booked, 0) as booked,
-           coalesce(planned, 0) as planned, coalesce(events, 0) as events, sent_at, coalesce(waits, false) as waits,
+    select customer, window_start, combination, coalesce(read, 0) as read, coalesce(total, 0) as total,
+           coalesce(booked, 0) as booked, coalesce(planned, 0) as planned, coalesce(events, 0) as events,
+           sent_at, coalesce(waits, false) as waits,
            case when %(asked)s and window_start >= greatest(%(asked_from)s, %(since)s)
                  and window_start < least(%(asked_until)s, %(until)s) and not coalesce(spoilt, false)
                  and not window_start = any(array(
@@ -89,16 +91,21 @@ with held as (
            sum(planned) as planned, sum(events) as events, max(sent_at) as sent_at, bool_or(waits or differs) as odd,
            array_agg(window_start) filter (where differs) as starts, array_agg(source) filter (where differs) as numbers
       from differing group by 1, 2
+), which as (
+    select customer, date_trunc('day', window_start, 'UTC') as start, array_agg(combination) as combinations,
+           array_agg(window_start) as starts, array_agg(source) as numbers
+      from each_combination where differs group by 1, 2
 ), known as (
     select distinct customer from aggregator.slot
      where feed_id = %(feed)s and window_start >= %(start)s - %(around)s and window_start < %(end)s + %(around)s
        and (%(customers)s::text[] is null or customer = any(%(customers)s))
      union select unnest(%(customers)s::text[]) collate "C"
 )
-select customer, day.start, coalesce(day.source, 0), coalesce(day.read, 0), coalesce(day.booked, 0),
+select customer, start, coalesce(day.source, 0), coalesce(day.read, 0), coalesce(day.booked, 0),
        coalesce(day.planned, 0), coalesce(day.events, 0), coalesce(day.odd, false),
-       day.sent_at, coalesce(day.starts, '{}'), coalesce(day.numbers, '{}')
-  from known full join day using (customer)
+       day.sent_at, coalesce(day.starts, '{}'), coalesce(day.numbers, '{}'),
+       which.combinations, which.starts, which.numbers
+  from known full join day using (customer) left join which using (customer, start)
  order by 1, 2
 """
 
@@ -199,6 +206,8 @@ class DayLine(NamedTuple):
     """When the newest of the events was sent that the sink has accepted."""
     changed: tuple[tuple[dt.datetime, Decimal], ...] = ()
     """Windows of which the source says something else than was read, and what."""
+    changed_apart: tuple[tuple[Dimensions, dt.datetime, Decimal], ...] = ()
+    """The same of each combination that differs, where usage is kept apart by dimensions."""
 
 
 class Slot(NamedTuple):
@@ -283,8 +292,10 @@ class DriftReport(Part):
                 connection.execute(NO_READING)
             else:
                 stage(connection, asked.readings, asked.unit)
-            for *figures, starts, numbers in streamed(connection, beside(DAYS), values):
-                yield DayLine._make((*figures, tuple(zip(starts, numbers, strict=True))))
+            known = together(connection, line.meter_id, asked.readings.combinations if asked else {})
+            for *figures, starts, numbers, which, those, says in streamed(connection, beside(DAYS), values):
+                apart = zip(map(known.__getitem__, which), those, says, strict=True) if which else ()
+                yield DayLine._make((*figures, tuple(zip(starts, numbers, strict=True)), tuple(apart)))
 
     def customer(
         self, feed: int, customer: str, span: Span, dimensions: Dimensions | None = None

@@ -320,11 +320,12 @@ class DriftFinder:
             finer = [day for day in differing if self._step(day) < DAY]
             hours, more = self._counted(customer, reads_by_hour(finer), HOUR)
             reads += more
-        found, in_sink, more = self._places_apart(customer, sorted(within), apart or {}, booked)
+        found, in_sink, more = self._places_apart(customer, sorted(within), known, apart or {}, booked)
         reads += more
         for day in sorted([*odd, *differing]):
             figure = (counted or {}).get(day, ZERO) if day in differing else None
-            places, outside = self._places(customer, day, known.get(day), figure, hours)
+            source = dict(known[day].changed) if day in known else {}
+            places, outside = self._places(customer, day, source, figure, hours)
             found += places
             in_sink = subtract(in_sink, outside)
         for much in (counted or {}).values():
@@ -441,21 +442,18 @@ class DriftFinder:
     def _differing_apart(
         self, known: Mapping[dt.datetime, DayLine], apart: Apart, booked: Apart
     ) -> set[dt.datetime]:
-        """Return the days in which the sink has something else of a combination than is booked.
-
-        Where the source says something else by now, only sums are known of it: such a day is compared by sums.
-        """
+        """Return the days in which sink or source have something else of a combination than is on record."""
+        changed = {day for day, line in known.items() if line.changed_apart}
         days = {
             (combination, day)
             for figures in (apart, booked)
             for combination, of in figures.items()
             for day in of
         }
-        return {
+        return changed | {
             day
             for combination, day in days
-            if not (day in known and known[day].changed)
-            and (day in known or self._bills(day, DAY))
+            if (day in known or self._bills(day, DAY))
             and not same(
                 apart.get(combination, {}).get(day, ZERO),
                 booked.get(combination, {}).get(day, ZERO),
@@ -464,7 +462,12 @@ class DriftFinder:
         }
 
     def _places_apart(
-        self, customer: str, days: Sequence[dt.datetime], apart: Apart, booked: Apart
+        self,
+        customer: str,
+        days: Sequence[dt.datetime],
+        known: Mapping[dt.datetime, DayLine],
+        apart: Apart,
+        booked: Apart,
     ) -> tuple[list[Found], Decimal, int]:
         """Return what differs in some days, combination by combination, as `_places` does; and how many reads it took."""
         finer = [
@@ -474,13 +477,16 @@ class DriftFinder:
         found: list[Found] = []
         in_sink = ZERO
         for day in days:
-            for combination in sorted({each for each, of in booked.items() if day in of} | apart.keys()):
+            changed: dict[Dimensions, dict[dt.datetime, Decimal]] = defaultdict(dict)
+            for which, start, says in known[day].changed_apart if day in known else ():
+                changed[which][start] = says
+            those = {each for each, of in booked.items() if day in of} | apart.keys() | changed.keys()
+            for combination in sorted(those):
                 figure = apart.get(combination, {}).get(day, ZERO)
                 agrees = same(figure, booked.get(combination, {}).get(day, ZERO), self._line.unit)
-                by_hour = hours.get(combination, {})
-                places, outside = self._places(
-                    customer, day, None, None if agrees else figure, by_hour, combination
-                )
+                its_own = None if agrees and combination not in changed else figure
+                by_hour, source = hours.get(combination, {}), changed.get(combination, {})
+                places, outside = self._places(customer, day, source, its_own, by_hour, combination)
                 found += places
                 in_sink = subtract(in_sink, outside)
         return found, in_sink, reads
@@ -499,17 +505,17 @@ class DriftFinder:
         self,
         customer: str,
         day: dt.datetime,
-        line: DayLine | None,
+        source: dict[dt.datetime, Decimal],
         figure: Decimal | None,
         hours: Mapping[dt.datetime, Decimal],
         combination: Dimensions | None = None,
     ) -> tuple[list[Found], Decimal]:
         """Return what differs in one day, and how much of the sink's figure is of a time that the feed does not bill.
 
-        `figure` is what the sink has of the day, if it differs from what is booked.
+        `source` is what it says of windows that have changed since they were read; `figure` what the sink has of the day,
+        if it differs from what is booked.
         """
         rows = self._report.customer(self._line.feed.feed, customer, Span(day, day + DAY), combination)
-        source = dict(line.changed) if line is not None else {}
         step = self._step(day)
         sums: dict[dt.datetime, Decimal] = defaultdict(Decimal)
         if figure is not None:

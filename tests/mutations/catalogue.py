@@ -1639,6 +1639,15 @@ MISTAKES: tuple[Mistake, ...] = (
         ("tests/core/test_source_mysql.py::test_a_query_is_stopped_when_its_time_is_over",),
     ),
     Mistake(
+        "what is exchanged between combinations at the source is not seen",
+        "aggregator/reconciliation/drift_finder.py",
+        "changed = {day for day, line in known.items() if line.changed_apart}",
+        "changed: set[dt.datetime] = set()",
+        (
+            "tests/postgres/test_drift_apart.py::test_an_exchange_at_the_source_is_seen_though_its_sum_is_the_same",
+        ),
+    ),
+    Mistake(
         "MySQL may make a large number of a negative one without a word",
         "aggregator/source/mysql_session.py",
         "if not self._session.unsigned and casts_to_unsigned(",

@@ -17,7 +17,7 @@ from aggregator.reconciliation.drift_finder import Line
 from tests.postgres.test_drift import DAY, Compared, CountingSink, D
 from tests.postgres.world import HOUR, METER, START, World
 
-LARGE, SMALL = (("model", "large"),), (("model", "small"),)
+LARGE, NEW, SMALL = ((("model", model),) for model in ("large", "new", "small"))
 
 
 class ApartSink(CountingSink):
@@ -142,14 +142,41 @@ def test_what_waits_is_of_its_combination(apart: Apart) -> None:
     ]
 
 
-def test_where_the_source_has_changed_sums_are_compared(apart: Apart) -> None:
-    """Only they are known of what the source says by now; which combination it is, a person finds out."""
+def test_what_has_changed_at_the_source_is_of_its_combination(apart: Apart) -> None:
+    """So is what the sink lacks on the same day, and what nothing was read of yet."""
     apart.world.source.use("cus_a", START + 2 * HOUR, 5, model="large")
+    apart.world.source.use("cus_a", START + 3 * HOUR, 7, model="new")
     apart.sink.forget("cus_a", 20)
     assert apart.of_each() == [
-        ("cus_a", None, 2, Cause.LATE, 5),
-        ("cus_a", None, 2, Cause.MISSING, 20),
+        ("cus_a", LARGE, 2, Cause.LATE, 5),
+        ("cus_a", NEW, 3, Cause.LATE, 7),
+        ("cus_a", SMALL, 2, Cause.MISSING, 20),
     ]
+
+
+def test_an_exchange_at_the_source_is_seen_though_its_sum_is_the_same(apart: Apart) -> None:
+    """What is the large model's by now, and was read as the small one's."""
+    apart.world.source.use("cus_a", START + 2 * HOUR, 5, model="large")
+    apart.world.source.use("cus_a", START + 2 * HOUR, -5, model="small")
+    assert apart.of_each() == [
+        ("cus_a", LARGE, 2, Cause.LATE, 5),
+        ("cus_a", SMALL, 2, Cause.CHANGED, -5),
+    ]
+
+
+def test_what_the_sink_has_already_by_the_source_s_word_is_of_its_combination(apart: Apart) -> None:
+    """Source and sink agree of it, and the ledger alone lags behind."""
+    apart.world.source.use("cus_a", START + 3 * HOUR, 5, model="large")
+    apart.book_of(LARGE, "cus_a", 5)
+    assert apart.of_each() == [("cus_a", LARGE, 3, Cause.UNEXPLAINED, 0)]
+
+
+def test_where_the_sink_tells_no_combinations_sums_are_compared(apart: Apart) -> None:
+    """Of the source's change, too."""
+    apart.sink.tells = False
+    apart.world.source.use("cus_a", START + 2 * HOUR, 5, model="large")
+    apart.sink.forget("cus_a", 20)
+    assert apart.of_each() == [("cus_a", None, 2, Cause.LATE, 5), ("cus_a", None, 2, Cause.MISSING, 20)]
 
 
 def test_a_sink_without_such_figures_is_asked_for_sums(apart: Apart) -> None:
