@@ -79,11 +79,13 @@ def _types(columns: Sequence[Column], *, naive_is_utc: bool, zoned: str) -> list
                 )
             case "at" | "window" if kind in NO_INSTANTS:
                 found.append(
-                    error(Kind.TYPE, f"column `{name}` is {kind}, which is no instant: return a timestamptz")
+                    error(
+                        Kind.TYPE, f"column `{name}` is {kind}, which is not an instant: return a timestamptz"
+                    )
                 )
             case "at" | "window" if kind == "timestamp_ns":
                 said = (
-                    f"column `{name}` has nanoseconds, which DuckDB may round up into the next window: cut them off, "
+                    f"column `{name}` has nanoseconds, which DuckDB may round up into the next window. Cut them off: "
                     f"`make_timestamp(epoch_ns({name}) // 1000)`"
                 )
                 found.append(error(Kind.TYPE, said))
@@ -101,6 +103,6 @@ def _types(columns: Sequence[Column], *, naive_is_utc: bool, zoned: str) -> list
 def _float(kind: str) -> str:
     digits = "7 digits" if kind in {"float4", "float32", "real"} else "15 digits"
     return (
-        f"column `quantity` is floating point ({kind}, {digits}), and a sum of it depends on the order of the rows: cast "
-        "each row before it is added up, `sum(x::numeric)`, in MySQL `sum(cast(x as decimal(38, 9)))`"
+        f"column `quantity` is floating point ({kind}, {digits}), so its sum depends on the order of the rows. "
+        "Cast each row before it is added up: `sum(x::numeric)`, in MySQL `sum(cast(x as decimal(38, 9)))`"
     )

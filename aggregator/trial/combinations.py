@@ -23,8 +23,8 @@ def judged(readings: Sequence[Reading], meter: Meter, window: Span) -> list[Find
         said.append(
             warning(
                 Kind.UNMAPPED,
-                f"{counted(len(lacking), 'row')} of {window} belong to no combination of {_names(meter)} ({reason}): they "
-                "are unmapped, and nobody is billed for them",
+                f"{counted(len(lacking), 'row')} of {window} have no combination of {_names(meter)} ({reason}), so they are "
+                "unmapped and billed to nobody",
             )
         )
     if len(found) > meter.max_combinations:
@@ -32,8 +32,8 @@ def judged(readings: Sequence[Reading], meter: Meter, window: Span) -> list[Find
     elif found:
         many = len(found) * MUCH > meter.max_combinations
         text = (
-            f"{window} has {counted(len(found), 'combination')} of {_names(meter)}, each an event of its own for each "
-            f"customer; {meter.max_combinations:,} are allowed in all (`max_combinations`)"
+            f"{window} has {counted(len(found), 'combination')} of {_names(meter)}, and each is an event of its own per "
+            f"customer; the limit for all is {meter.max_combinations:,} (`max_combinations`)"
         )
         said.append(Finding(Kind.COMBINATIONS, Severity.WARNING if many else Severity.NOTE, text))
     return said

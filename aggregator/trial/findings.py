@@ -39,8 +39,8 @@ SLOW_SECONDS = 0.5
 """A window that takes longer is worth a word about indexes."""
 
 STATE = (
-    "it tells of a state and not of usage, and summed, each window bills the state once more. If the newest number is to be "
-    "billed, as for seats, set `formula: last` (`stripe:`)"
+    "It returns a state, such as a number of seats, and not usage: summed up, the state is billed again in each "
+    "window. To bill the newest number instead, set `formula: last` under `stripe:`"
 )
 
 
@@ -118,9 +118,10 @@ def words(query: str, *, dialect: str) -> list[Finding]:
     cast = text.cast_of_bound(query)
     if cast is not None and dialect == "sqlite":
         said = (
-            f"{cast} makes a number of a bound: SQLite takes the year, 2026, of '2026-11-20 05:00:00', and every text is "
-            "larger than any number. So all of history is in every window, or nothing ever is. Write `:start` and `:end` as "
-            "they are, and `datetime(column)` where the column is not written as `2026-11-20 05:00:00`"
+            f"{cast} turns a bound into a number: in SQLite, '2026-11-20 05:00:00' becomes the year, 2026, and "
+            "every text is larger than any number. So each window has either all of history or nothing. Write "
+            "`:start` and `:end` without a cast, and `datetime(column)` if the column is not written like "
+            "`2026-11-20 05:00:00`"
         )
         found.append(error(Kind.CAST, said))
     return found
@@ -164,8 +165,8 @@ def rereadings(readings: Sequence[Sums], span: Span, query: str) -> list[Finding
             sums = ", then ".join(f"{total(each):f}" for each in readings)
             where = text.at_random(query)
             said = (
-                f"the same stretch {span}, read again in one snapshot, gave {sums}: each reading would be corrected by the "
-                f"next. {_change(where, 'leave out what chance has a part in')}"
+                f"the query does not repeat: {span}, read {len(readings)} times in one snapshot, gave {sums}. Each "
+                f"reading would correct the one before. {_change(where, 'remove whatever is random')}"
             )
             return [error(Kind.RANDOM, said)]
     return []
@@ -177,10 +178,11 @@ def later(readings: Sequence[Sums], span: Span, query: str) -> list[Finding]:
     cure = "count up to `:end`, as in `least(coalesce(ended_at, :end), :end)`"
     if not any(alike(one, other) for one, other in combinations(readings, 2)):
         sums = ", then ".join(f"{total(each):f}" for each in readings)
-        said = f"the same stretch {span}, read again a moment later, gave {sums}: each pass would correct the one before. "
+        said = f"the query depends on when it is read: {span}, read again a moment later, gave {sums}. "
+        said += "Each pass would correct the one before. "
         return [error(Kind.PRESENT, said + _change(where, cure))]
     if text.counts_up_to_the_present(query):
-        said = "its quantity is made of the present instant: a window that is read again tomorrow may say something else. "
+        said = "the quantity depends on the current time: the same window may give another number when it is read tomorrow. "
         return [warning(Kind.PRESENT, said + _change(where, cure))]
     return []
 
@@ -210,24 +212,25 @@ def cut(
     here, there = together.get(key, ZERO), apart.get(key, ZERO)
     neighbours = text.looks_at_neighbours(query)
     said = (
-        f"what it answers depends on where a reading begins and ends: customer {key[0]!r} has {here:f} when the span {span} "
-        f"is read at once, and {there:f} when it is cut into its windows. "
+        f"the result depends on where a reading begins and ends: customer {key[0]!r} has {here:f} if {span} is "
+        f"read at once, and {there:f} if its windows are read one by one. "
     )
     if not by_window and neighbours is None:
         if text.may_not_add_up(query):
             return []
         return [
             warning(
-                Kind.NOT_ADDITIVE, said + "Summed over windows it bills the latter: see that this is meant"
+                Kind.NOT_ADDITIVE,
+                said + "The sum over the windows is what is billed: check that you want that",
             )
         ]
     if neighbours is not None:
         cure = (
-            f"{neighbours} looks at the rows before, and those before `:start` are not there: let the inner query begin "
-            "earlier (`:start - interval '2 hours'`), and choose from `:start` on outside of it"
+            f"{neighbours} looks at earlier rows, but rows before `:start` are not read: let the inner query begin "
+            "earlier (`:start - interval '2 hours'`), and in the outer query keep only the rows from `:start` on"
         )
     else:
-        cure = "Let each row count by itself, in the one window that its own time lies in"
+        cure = "Count each row by itself, in the window that its own time is in"
     return [error(Kind.DEPENDS, said + cure)]
 
 
@@ -235,16 +238,16 @@ def limited(counts: Iterable[int], query: str) -> list[Finding]:
     """Judge how many rows readings had, if the query itself has a limit."""
     skips = text.offset(query)
     if skips is not None:
-        said = f"{skips} leaves out the first rows, whoever they are about, and nobody is billed for them. Leave it out"
+        said = f"{skips} skips the first rows, whichever customers they belong to, so they are never billed. Remove it"
         return [error(Kind.LIMIT, said)]
     found = text.limit(query)
     if found is None:
         return []
     line, most = found
     if most > 1 and most in counts:
-        said = f"{line} cuts it off: a reading had {most} rows, and what is beyond is never billed. Leave the limit out"
+        said = f"{line} cuts the result off: a reading had {most} rows, and further ones are never billed. Remove the limit"
         return [error(Kind.LIMIT, said)]
-    said = f"{line} cuts off what is beyond {counted(most, 'row')}, and nobody is told. Leave the limit out"
+    said = f"{line} silently cuts off a result of more than {counted(most, 'row')}. Remove the limit"
     return [warning(Kind.LIMIT, said)] if most > 1 else []
 
 
@@ -269,8 +272,8 @@ def outside(found: Outside, query: str, *, latest: bool) -> list[Finding]:
     line = text.bounds(query)
     if found.used and alike(found.past, found.used):
         said = (
-            f"the bounds are ignored: window {found.window} gives {total(found.used):f}, and so does a window in "
-            f"{found.long_ago:%Y}. Each window would bill all of it again. "
+            f"the bounds are ignored: the window {found.window} gives {total(found.used):f}, and so does a window in "
+            f"{found.long_ago:%Y}. All of that would be billed again in each window. "
         )
         return [
             error(
@@ -280,25 +283,26 @@ def outside(found: Outside, query: str, *, latest: bool) -> list[Finding]:
     empty = found.empty if total(found.empty) else found.within
     if not total(empty):
         return []
-    said = f"it gives {total(empty):f} for no time at all (`:start` = `:end` = {found.window.end:%Y-%m-%dT%H:%MZ}), "
+    said = f"it returns {total(empty):f} for an empty span (`:start` = `:end` = {found.window.end:%Y-%m-%dT%H:%MZ})"
     moved = text.rounded(query) or text.widened(query)
     if moved is not None:
         how = "rounded" if text.rounded(query) else "moved"
-        said += f"and {total(found.used):f} for the window {found.window}: the bounds are {how}, and windows overlap. "
-        return [error(Kind.ROUNDED, said + _change(moved, "write `>= :start` and `< :end`, as they are"))]
+        said += f", and {total(found.used):f} for the window {found.window}: the bounds are {how}, so windows overlap. "
+        return [error(Kind.ROUNDED, said + _change(moved, "write `>= :start` and `< :end`"))]
     if found.history is not None and alike(found.history, empty):
         if latest or text.names_what_is_gone(query):
             said += (
-                "and as much since ever: it counts what is there now. Windows that are read again will lose what has ended "
-                "since. Count as of `:end`: `begun_at < :end and (ended_at is null or ended_at >= :end) and :start < :end`"
+                ", and the same for all of history: it counts what exists now. When a window is read again, "
+                "whatever has ended since is missing. Count what existed at `:end`: `begun_at < :end and (ended_at "
+                "is null or ended_at >= :end) and :start < :end`"
             )
             return [] if latest and text.names_what_is_gone(query) else [warning(Kind.STATE, said)]
-        said += f"and as much since ever: `:start` makes no difference, and each window bills all before it again. {line}"
+        said += ", and the same for all of history: `:start` makes no difference, so each window bills all before it again. "
+        said += f"Compare the time of use with `:start`, too: {line}"
         return [error(Kind.START_IGNORED, said)]
     if latest:
         return []
-    said += STATE
-    return [warning(Kind.STATE, said)]
+    return [warning(Kind.STATE, f"{said}. {STATE}")]
 
 
 def alike_everywhere(windows: Sequence[tuple[Span, Sums]], whole: Sums, query: str) -> list[Finding]:
@@ -308,10 +312,11 @@ def alike_everywhere(windows: Sequence[tuple[Span, Sums]], whole: Sums, query: s
         return []
     if all(alike(sums, whole) for _, sums in used):
         if text.names_what_is_gone(query):
-            return [warning(Kind.STATE, f"{len(used)} disjoint windows all give {total(whole):f}: {STATE}")]
+            return [warning(Kind.STATE, f"{len(used)} different windows all give {total(whole):f}. {STATE}")]
         said = (
-            f"{len(used)} disjoint windows all give {total(whole):f}, and so do all of them together: it counts what is "
-            f"there, whenever that was. {_change(text.bounds(query), 'compare the time of use with `:start` and `:end`')}"
+            f"{len(used)} different windows all give {total(whole):f}, and so do all of them together: it counts "
+            "what exists, at whatever time. "
+            f"{_change(text.bounds(query), 'compare the time of use with `:start` and `:end`')}"
         )
         return [error(Kind.SAME, said)]
     return []
@@ -332,15 +337,15 @@ class Edge(NamedTuple):
 def edge(found: Edge, query: str) -> list[Finding]:
     """Judge whether a row on a boundary belongs to the window that begins there, and to no other."""
     if found.twice:
-        said = f"a row at {found.at} is in the reading that ends there and the one that begins there: it is billed twice. "
+        said = f"a row at {found.at} is billed twice: in the window that ends there and in the one that begins there. "
     elif found.begins:
         return []
     elif found.before:
-        said = (
-            f"a row at {found.at} is in the reading that ends there, and not in the one that begins there. "
-        )
+        said = f"a row at {found.at} is in the window that ends there, but it belongs to the one that begins there. "
     else:
-        said = f"a row at {found.at} is in neither the reading that ends there nor the one that begins there: it is lost. "
+        said = (
+            f"a row at {found.at} is never billed: neither the window before it nor the one after it has it. "
+        )
     line = text.narrowed(query) or text.inclusive(query)
     return [error(Kind.EDGE, said + _change(line, "write `>= :start` and `< :end`"))]
 
@@ -349,17 +354,17 @@ def last_instant(day: Span, whole: Sums, last: Sums, query: str, *, dialect: str
     """Judge a day of which everything lies in its last instant."""
     if not total(whole) or not alike(whole, last):
         return []
-    said = f"all that {day.start:%Y-%m-%d} has, {total(whole):f}, is found in the last instant of the day and nowhere else. "
+    said = f"all usage of {day.start:%Y-%m-%d}, {total(whole):f}, is found at the last instant of that day. "
     rounded = text.rounded(query)
     if rounded is None and dialect == "sqlite":
         column = text.bound_column(query)
         name = column[1] if column else "used_at"
         said += (
-            "SQLite compares text, and the `T` in 2026-11-20T05:30:00 sorts behind the space in a bound: write "
+            "SQLite compares text, and the `T` in 2026-11-20T05:30:00 sorts after the space in a bound. Write "
             f"`datetime({name}) >= :start and datetime({name}) < :end`, and return `datetime({name})`"
         )
         return [error(Kind.TEXT_TIMES, said)]
-    return [error(Kind.ROUNDED, said + _change(rounded, "write `>= :start` and `< :end`, as they are"))]
+    return [error(Kind.ROUNDED, said + _change(rounded, "write `>= :start` and `< :end`"))]
 
 
 def column_of_times(sample: object, table: str, column: str) -> list[Finding]:
@@ -367,13 +372,14 @@ def column_of_times(sample: object, table: str, column: str) -> list[Finding]:
     if isinstance(sample, int | float) and not isinstance(sample, bool):
         unit = " / 1000" if abs(sample) > 1e11 else ""
         said = (
-            f"column {table}.{column} holds numbers ({sample}), and every text is larger than any number: nothing is ever "
-            f"found. Write `{column}{unit} >= unixepoch(:start) and {column}{unit} < unixepoch(:end)`"
+            f"column {table}.{column} holds numbers ({sample}), and SQLite takes every text for larger than any "
+            f"number: no row is ever found. Write `{column}{unit} >= unixepoch(:start) and {column}{unit} < "
+            "unixepoch(:end)`"
         )
         return [error(Kind.TEXT_TIMES, said)]
     if isinstance(sample, str) and re.match(r"\d{4}-\d\d-\d\dT", sample):
         said = (
-            f"column {table}.{column} holds text with a `T` ({sample}), which sorts behind the space in a bound: write "
+            f"column {table}.{column} holds text with a `T` ({sample}), which sorts after the space in a bound. Write "
             f"`datetime({column}) >= :start and datetime({column}) < :end`, and return `datetime({column})`"
         )
         return [error(Kind.TEXT_TIMES, said)]
@@ -385,18 +391,18 @@ def ahead(newest: dt.datetime, now: dt.datetime, *, naive: bool, steady: bool) -
     by = newest - now
     if by <= ZONE_TOLERANCE:
         return []
-    said = f"its newest usage is at {newest:%Y-%m-%dT%H:%MZ}, {_lasting(by)} ahead of now"
+    said = f"the newest usage is at {newest:%Y-%m-%dT%H:%MZ}, {_lasting(by)} in the future"
     if steady:
         return [
             error(
                 Kind.AHEAD,
-                f"{said}: local times are taken for UTC, and billed in other windows. {_zone(naive=naive)}",
+                f"{said}: local times are read as UTC, and billed in the wrong windows. {_zone(naive=naive)}",
             )
         ]
     return [
         warning(
             Kind.AHEAD,
-            f"{said}: it is billed when its time has come, in the window that it names",
+            f"{said}. It is billed when that time has come",
         )
     ]
 
@@ -414,11 +420,11 @@ def behind(newest: dt.datetime, gap: dt.timedelta, now: dt.datetime) -> list[Fin
     hours = round((by - late) / HOUR)
     if not NEAREST_BEHIND <= hours <= FURTHEST_ZONE / HOUR or late > min(gap, HALF_HOUR) + ZONE_TOLERANCE:
         return []
-    said = f"its usage comes all the time, and ends at {newest:%Y-%m-%dT%H:%MZ}, {_lasting(by)} ago: if these are "
+    said = f"usage comes steadily, but the newest is from {newest:%Y-%m-%dT%H:%MZ}, {_lasting(by)} ago. If these are "
     return [
         warning(
             Kind.BEHIND,
-            f"{said}local times, {hours} h behind UTC, they are taken for UTC. {_zone(naive=True)}",
+            f"{said}local times, {hours} h behind UTC, they are read as UTC by mistake. {_zone(naive=True)}",
         )
     ]
 
@@ -426,10 +432,10 @@ def behind(newest: dt.datetime, gap: dt.timedelta, now: dt.datetime) -> list[Fin
 def _zone(*, naive: bool) -> str:
     if naive:
         return (
-            "Convert both ways: `used_at >= :start at time zone 'Europe/Paris'`, and `max(used_at at time zone "
-            "'Europe/Paris') as at`, with the zone they were written in (docs/queries.md)"
+            "Convert in both places, with the zone that they were written in: `used_at >= :start at time zone "
+            "'Europe/Paris'`, and `max(used_at at time zone 'Europe/Paris') as at` (docs/queries.md)"
         )
-    return "Look at how the rows are written: the application's session has another time zone than the times it writes"
+    return "Check how the rows are written: the session of the application is in another time zone than the times it writes"
 
 
 def _lasting(time: dt.timedelta) -> str:
@@ -442,9 +448,7 @@ def unmapped(keys: Sequence[str | None], window: Span) -> list[Finding]:
     if not keys or any(key is not None for key in keys):
         return []
     rows = counted(len(keys), "row")
-    said = (
-        f"none of the {rows} of {window} has a customer: all of it is unmapped, and nobody is billed for it"
-    )
+    said = f"none of the {rows} of {window} has a customer, so all of it is unmapped and billed to nobody"
     return [warning(Kind.UNMAPPED, said)]
 
 
@@ -458,8 +462,8 @@ def without_customer(
         return []
     some = ", ".join(repr(key[:40]) for key in without[:3])
     said = (
-        f"{len(without)} of {counted(len(named), 'key')} that used something in {window} have no customer by the mapping "
-        f"({some}): their usage waits until they have"
+        f"{len(without)} of {counted(len(named), 'key')} with usage in {window} have no customer in the mapping "
+        f"({some}): their usage waits until they have one"
     )
     if len(without) == len(named):
         return [warning(Kind.UNMAPPED, said)]
@@ -474,8 +478,8 @@ def customers(keys: Iterable[str | None], sink: str) -> list[Finding]:
         return []
     shown = ", ".join(repr(key[:40]) for key in strange[:3])
     said = (
-        f"{len(strange)} of {len(named)} customers are no customers of Stripe ({shown}), and {sink} refuses their usage: "
-        "return the id that begins with `cus_`, which your customer table should hold"
+        f"{len(strange)} of {len(named)} customers are not ids of Stripe customers ({shown}), so {sink} will "
+        "refuse their usage. Return the id that begins with `cus_`; your customer table should have it"
     )
     if len(strange) == len(named):
         return [error(Kind.CUSTOMER_FORM, said)]
@@ -507,10 +511,9 @@ def repeated(rows: Iterable[Row], query: str) -> list[Finding]:
     if not sure:
         return []
     said = (
-        f"{counted(len(several), 'customer comes', 'customers come')} in several rows that are the same in every way, "
-        f"as {customer!r} with {len(group)} "
-        f"times {group[0].quantity}: a join finds them more than once, and their usage is multiplied. Group by `customer` "
-        "alone, and see that the table it comes from has each customer once"
+        f"{counted(len(several), 'customer has', 'customers have')} several identical rows, such as {customer!r} with "
+        f"{len(group)} times {group[0].quantity}: a join finds them more than once, and multiplies their usage. "
+        "Group by `customer` alone, and make sure that its table has each customer once"
     )
     return [error(Kind.REPEATED, said)]
 
@@ -527,14 +530,14 @@ def multiplied(
     if quantified == {table} or re.search(r"\bdistinct\b|\b(?:max|min)\s*\(", quantity, re.IGNORECASE):
         return []
     said = (
-        f"{join.line} joins with {table} by {column}, and {table} has {counted(keys, 'key')} more than once, "
-        f"as {example!r}: "
+        f"{join.line} joins {table} by {column}, and {counted(keys, 'key is', 'keys are')} in {table} more than "
+        f"once, such as {example!r}: "
     )
     names_customer = text.tables_of(query, text.column(query, "customer") or "") == {table}
     if quantified == {join.bounded} or (not quantified and names_customer):
-        said += f"each such row counts the same usage again. Make {table}.{column} unique, or join with "
+        said += f"each such row counts the same usage once more. Make {table}.{column} unique, or join "
         return [error(Kind.MULTIPLIED, f"{said}`(select distinct ...)`")]
-    said += "each such row counts. If that is meant, name its column in the quantity: `sum(line.pieces)`"
+    said += "each such row counts. If you want that, use a column of that table for the quantity, as in `sum(line.pieces)`"
     return [warning(Kind.MULTIPLIED, said)]
 
 
@@ -546,8 +549,8 @@ def slow(seconds: float, table: str | None, query: str, dialect: str) -> list[Fi
     column = bound[1] if bound else "its time column"
     how = "concurrently" if dialect == "postgresql" else f"{column.split()[-1]}_index"
     said = (
-        f"one window took {seconds:.1f} s, since all of table {table} is read for it: `create index {how} on {table} "
-        f"({column})`"
+        f"one window took {seconds:.1f} s, because the whole table {table} is read for it. Make an index: `create "
+        f"index {how} on {table} ({column})`"
     )
     return [warning(Kind.SLOW, said)]
 
@@ -555,8 +558,8 @@ def slow(seconds: float, table: str | None, query: str, dialect: str) -> list[Fi
 def nothing(since: dt.datetime, query: str) -> list[Finding]:
     """Judge a query that found nothing at all."""
     said = (
-        f"it returns no usage since {since:%Y-%m-%d}, so nothing else about it could be tried: see that the names and times "
-        f"in it are right ({text.bounds(query)}), and check again once there is usage"
+        f"it returns no usage since {since:%Y-%m-%d}, so nothing else could be tried. Check the names and times in it "
+        f"({text.bounds(query)}), and run the check again once there is usage"
     )
     return [warning(Kind.NO_ROWS, said)]
 
@@ -566,7 +569,7 @@ def stale(newest: Span, until: dt.datetime, length: dt.timedelta) -> list[Findin
     silent = until - newest.end
     if silent < max(dt.timedelta(days=1), 3 * length):
         return []
-    said = f"it returns nothing for the last {silent // length} windows: its newest usage lies in {newest}"
+    said = f"it returns nothing for the last {silent // length} windows: the newest usage is in {newest}"
     return [warning(Kind.NO_RECENT_ROWS, said)]
 
 

@@ -75,9 +75,9 @@ def unknown(reasons: Sequence[str], asked: int, sink: str) -> list[Finding]:
     if not reasons:
         return []
     said = (
-        f"{len(reasons)} of {asked} customers that were looked up at {sink} are not there, and nobody is billed for their "
-        f"usage: {' '.join(reasons)} Let the query return ids of the account and mode that the sink's key is for, and leave "
-        "out whom you have deleted there"
+        f"{len(reasons)} of {asked} customers that were looked up at {sink} are not there, so their usage cannot "
+        f"be billed: {' '.join(reasons)} Let the query return ids of the account and mode that the key is for, and "
+        "leave out customers that you deleted there"
     )
     return [findings.warning(Kind.CUSTOMER_UNKNOWN, said)]
 
@@ -86,15 +86,15 @@ def silent(error: SinkError, sink: str) -> Finding:
     """Say why customers were not looked up (any further): the key may not, or there was no answer."""
     if isinstance(error, SinkUnreadable | AccountRefused):
         return findings.note(
-            f"the key of {sink} may not look up customers, so whether the query's are there was not seen. Nothing is wrong "
-            f"with that: sending does not need it ({error})"
+            f"the key of {sink} may not look up customers, so it was not checked whether those of the query exist. "
+            f"That is fine: sending does not need it ({error})"
         )
-    return findings.note(f"whether its customers are at {sink} was not seen: {error}")
+    return findings.note(f"it was not checked whether the customers exist at {sink}: {error}")
 
 
 def out_of_time(seconds: float, sink: str) -> Finding:
     """Say that the time ran out before all of the sample was looked up."""
     return findings.note(
-        f"the {seconds:g} s of the trial ran out before its customers were looked up at {sink}. Give it longer with "
+        f"the {seconds:g} s of the trial ran out before its customers were looked up at {sink}. Allow more with "
         "`--trial-seconds`"
     )

@@ -145,14 +145,12 @@ def _finding(guard: Guard, held: _Held, guards: Guards, span: Span, windows: int
     most = f"{plain(held.most)} units at most"
     said = f"{name} would have held {what} {last}, {in_windows}: {most}"
     if windows >= LEAST_WINDOWS and 2 * len(held.windows) >= windows:
-        cure = (
-            "It is below normal use, so that people would have to release usage all the time: set it higher"
-        )
+        cure = "That is below normal use, and you would have to release usage all the time: set it higher"
         return Finding(Kind.GUARD, Severity.WARNING, f"{said}. {cure}")
     return Finding(
         Kind.GUARD,
         Severity.NOTE,
-        f"{said}. `aggregator events list` would show them, and `events release` send them",
+        f"{said}. You would see them with `aggregator events list`, and send them with `events release`",
     )
 
 
@@ -166,7 +164,7 @@ def _nothing(guard: Guard, held: _Held, last: str) -> str:
     if held.unknown and not held.known:
         return (
             f"has nothing to compare with yet {last}: no {what} had usage at the same hour in {LEAST_WEEKS} of the {WEEKS} "
-            "weeks before"
+            "weeks before that"
         )
     short = held.unknown - held.known
     beside = f"; {len(short):,} of {counted(len(short | held.known), what)} had no history to compare with"
@@ -195,13 +193,11 @@ def _silence(stretches: Sequence[Stretch], guards: Guards, span: Span) -> Findin
         why = f"no customer had usage at the same hour in each of the {WEEKS} weeks before"
         return Finding(Kind.GUARD, Severity.NOTE, f"{name} has nothing to compare with yet {last}: {why}")
     if not customers:
-        return Finding(Kind.GUARD, Severity.NOTE, f"{name} would have told of nobody {last}")
+        return Finding(Kind.GUARD, Severity.NOTE, f"{name} would have reported nobody {last}")
     of = f"{counted(len(customers), 'customer')}, such as {min(customers)!r}"
-    said = (
-        f"{name} would have told of {of}, {last}, in {noticed:,} of {counted(looked, 'stretch', 'stretches')}"
-    )
+    said = f"{name} would have reported {of}, {last}, in {noticed:,} of {counted(looked, 'stretch', 'stretches')}"
     if looked >= LEAST_WINDOWS and 2 * noticed >= looked:
-        cure = "It is normal for some to have none, so that nobody would look: set `unusual_from` higher"
+        cure = "It is normal that some have none, and you would soon ignore it: set `unusual_from` higher"
         return Finding(Kind.GUARD, Severity.WARNING, f"{said}. {cure}")
     return Finding(Kind.GUARD, Severity.NOTE, said)
 

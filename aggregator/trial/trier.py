@@ -105,10 +105,8 @@ class Trial:
                 for each in self._found(trying, now):
                     found.append(each)  # noqa: PERF402 - what was found before a step fails is kept
         except QueryTimedOut:
-            said = (
-                f"a statement took more than {self._timeout.total_seconds():g} s; tried before: {self._tried}"
-            )
-            cure = "Give it longer with `--trial-seconds`, and its time column an index"
+            said = f"a statement took more than {self._timeout.total_seconds():g} s; tried before that: {self._tried}"
+            cure = "Allow more time with `--trial-seconds`, and make an index on the time column"
             found.append(findings.note(f"{said}. {cure}"))
         except QueryRejected as error:
             found.append(findings.error(Kind.REFUSED, str(error)))
@@ -125,7 +123,9 @@ class Trial:
                 if any(each.kind in ENDS for each in step):
                     return
         except OutOfTime:
-            yield findings.note(f"the {self._seconds:g} s of the trial ran out; tried before: {self._tried}")
+            yield findings.note(
+                f"the {self._seconds:g} s of the trial ran out; tried before that: {self._tried}"
+            )
 
     def _steps(self, trying: Trying, now: dt.datetime) -> Iterator[tuple[str, list[Finding]]]:
         """Yield what was tried and what came of it, step by step."""

@@ -31,7 +31,7 @@ def release(backend: Backend, session: Session, form: Form) -> str:
         raise UsageError(stuck[0])
     done = ledger.outbox.release([each.event for each in fitting], now, decider)
     _note("release", session, len(done))
-    return f"{counted(len(done), 'event')} released, to be sent soon."
+    return f"{counted(len(done), 'event')} released, and sent soon."
 
 
 def dismiss(backend: Backend, session: Session, form: Form) -> str:
@@ -39,14 +39,14 @@ def dismiss(backend: Backend, session: Session, form: Form) -> str:
     ids, decider, ledger = _ids(form), _decider(session, form), backend.ledger
     done = ledger.parked.dismiss(ids, ledger.now(), decider)
     _note("dismiss", session, len(done))
-    return f"{counted(len(done), 'event')} dismissed: still on record, and never billed."
+    return f"{counted(len(done), 'event')} dismissed: kept on record, and never billed."
 
 
 def decide(backend: Backend, session: Session, form: Form) -> str:
     """Do what the button says that was pressed."""
     verb = form.get("verb", [""])[0]
     if verb not in DECIDING:
-        raise UsageError("Say what to do: release, or dismiss.")
+        raise UsageError("Choose what to do: release, try again or dismiss.")
     return DECIDING[verb](backend, session, form)
 
 
@@ -54,7 +54,7 @@ def confirm(backend: Backend, session: Session, form: Form) -> str:
     """Record that files are uploaded, as `aggregator files confirm` does."""
     names = list(dict.fromkeys(form.get("name", [])))
     if not names or len(names) > MOST_AT_ONCE:
-        raise UsageError("Say which files you have uploaded.")
+        raise UsageError("Select the files that you have uploaded.")
     done = backend.ledger.uploads.confirm(names, backend.ledger.now(), _who(session))
     _note("confirm", session, done)
     return f"{counted(len(names), 'file')} confirmed, with {counted(done, 'event')}."
@@ -68,16 +68,16 @@ ACTIONS: dict[str, Action] = {"/events": decide, "/files": confirm}
 def _ids(form: Form) -> tuple[int, ...]:
     texts = form.get("id", [])
     if not texts or len(texts) > MOST_AT_ONCE:
-        raise UsageError("Choose the events that you decide about.")
+        raise UsageError("Select the events that you decide about.")
     if not all(text.isascii() and text.isdigit() and int(text) <= LARGEST_ID for text in texts):
-        raise UsageError("That is no event.")
+        raise UsageError("That is not an event.")
     return tuple(dict.fromkeys(map(int, texts)))
 
 
 def _decider(session: Session, form: Form) -> Decider:
     reason = form.get("reason", [""])[0].strip()
     if not reason:
-        raise UsageError("Say why: it stays on record beside your name.")
+        raise UsageError("Give a reason: it is recorded with your name.")
     return _who(session, reason)
 
 

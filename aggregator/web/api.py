@@ -215,7 +215,7 @@ class Api:
             kind.span, customers, kind.by, kind.meters, MOST_METERS
         )
         if len(found) > MOST_METERS:
-            raise Refused(400, f"that is more than {MOST_METERS} meters and sinks: say which, by `meter`")
+            raise Refused(400, f"that is more than {MOST_METERS} meters and sinks: choose some with `meter`")
         return names, {
             customer: [_of_feed(each, customer, kind.by) for each in found] for customer in customers
         }

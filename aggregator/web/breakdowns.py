@@ -51,6 +51,6 @@ def values_of(
         raise Refused(400, f"{feed.meter} has no dimension {dimension[:100]}; its dimensions: {had}")
     if feed.last:
         raise Refused(
-            400, f"{feed.meter} is billed by a customer's last number, which no dimension keeps apart"
+            400, f"{feed.meter} bills the last number of each customer, so dimensions cannot split it"
         )
     return ledger.usage.some_values(feed, span, dimension, size, (page - 1) * size, customer)

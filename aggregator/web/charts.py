@@ -109,7 +109,7 @@ def _described(points: Sequence[Point], what: str) -> str:
     most = max(points, key=lambda point: point.used)
     total = sum((point.used for point in points), ZERO)
     return (
-        f"{what}, {len(points)} bars from {points[0].start:%Y-%m-%d %H:%M} UTC on: {shown(total)} in all; the most, "
+        f"{what}, {len(points)} bars from {points[0].start:%Y-%m-%d %H:%M} UTC on: {shown(total)} in total; the highest, "
         f"{shown(most.used)}, at {most.start:%Y-%m-%d %H:%M}"
     )
 

@@ -41,31 +41,31 @@ class Pace(NamedTuple):
 def health(row: FeedStatus, now: dt.datetime, pace: Pace | None) -> Health:
     """Say how a meter stands with a sink; without `pace` the meter is not configured."""
     if row.halted:
-        return Health(Level.BAD, "halted", f"{row.sink} refuses everything: {row.halted}")
+        return Health(Level.BAD, "halted", f"{row.sink} refuses every call: {row.halted}")
     if row.stopped:
         return Health(Level.BAD, "stopped", row.stopped)
     if row.error:
         return Health(Level.BAD, "failed", row.error)
     if pace is None:
         return Health(
-            Level.WAITS, "not configured", "The meter is in the ledger and not in the configuration."
+            Level.WAITS, "not configured", "The meter is in the ledger, but not in the configuration."
         )
     ended = row.until is not None and row.mark >= row.until
     due = dt.timedelta(seconds=row.window_seconds) + pace.delay + pace.every + LATE_AFTER
     if now - row.mark > due and not ended:
         behind = duration(now - row.mark)
         waits = f" It waits for {row.waits_for} in its source." if row.waits_for else ""
-        return Health(Level.BAD, "late", f"The last {behind} have not been read.{waits}")
+        return Health(Level.BAD, "late", f"The last {behind} have not been read yet.{waits}")
     waiting = {"held": row.held, "refused": row.refused, "in doubt": row.in_doubt}
     found = ", ".join(f"{count:,} {what}" for what, count in waiting.items() if count)
     if found:
-        return Health(Level.WAITS, "needs you", f"Events wait for a person: {found}.")
+        return Health(Level.WAITS, "needs you", f"Events wait for your decision: {found}.")
     if row.silent_since:
         return Health(Level.WAITS, "silent", f"No usage since {row.silent_since:%Y-%m-%d %H:%M} UTC.")
     if row.unread:
         return Health(Level.WAITS, "gaps", f"The source could not give {counted(row.unread, 'window')}.")
     if row.shadow:
-        return Health(Level.GOOD, "in shadow", "Events are planned and recorded, and none is sent.")
+        return Health(Level.GOOD, "in shadow", "Events are planned and recorded, but not sent.")
     return Health(Level.GOOD, "in time")
 
 

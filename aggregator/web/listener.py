@@ -21,7 +21,9 @@ class Address:
         host, colon, port = text.strip().rpartition(":")
         host = host.strip("[]")
         if not colon or not host or not port.isdigit() or int(port) > 65535:
-            raise UsageError(f"{text} is no address to listen on; write HOST:PORT, such as 127.0.0.1:8080.")
+            raise UsageError(
+                f"{text} is not an address to listen on; write HOST:PORT, such as 127.0.0.1:8080."
+            )
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         self._listener = socket.socket(family, socket.SOCK_STREAM)
         try:

@@ -92,7 +92,7 @@ class Access:
             return
         host = urlsplit(f"//{request.headers.get('host', '')}").hostname or ""
         if host not in LOCAL_NAMES | {self.host}:
-            raise Refused(421, f"this is not {host[:100]}: name it in `web: public_url`")
+            raise Refused(421, f"{host[:100]} is not an address of this page: name it in `web: public_url`")
 
     def may_look(self, request: Request, session: Session | None) -> bool:
         """Tell whether whoever asks may look."""

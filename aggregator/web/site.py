@@ -218,13 +218,11 @@ class Site:
         form = await _read_form(request)
         who, following, now = _first(form, "who").strip(), _first(form, "next"), self.now()
         if not who or len(who) > LONGEST_NAME:
-            wrong = (
-                f"Say who you are, in {LONGEST_NAME} characters at most: it stands beside what you decide."
-            )
+            wrong = f"Enter your name, in {LONGEST_NAME} characters at most: it is recorded with each of your decisions."
             return self._sign_in_form(following, wrong, who[:LONGEST_NAME], 400)
         session = self.access.sign_in(_first(form, "token"), who, now, monotonic())
         if session is None:
-            return self._sign_in_form(following, "That is not the operator's token.", who, 403)
+            return self._sign_in_form(following, "That is not the operator token.", who, 403)
         response = RedirectResponse(path_of_ours(following), 303, HEADERS)
         self.access.keep(response, session, now)
         return response

@@ -127,7 +127,7 @@ def test_without_a_history_nothing_was_tried(guard: str, what: str, before: list
     [(severity, text)] = said([stretch(n, {"a": 9, "b": 9}, *before) for n in range(4)], **{guard: 2})
     assert severity is Severity.NOTE
     assert "has nothing to compare with yet in the last 4h of usage" in text
-    assert text.endswith(f"no {what} had usage at the same hour in 2 of the 4 weeks before")
+    assert text.endswith(f"no {what} had usage at the same hour in 2 of the 4 weeks before that")
     assert "would have held" not in text
 
 
@@ -158,7 +158,7 @@ def test_who_always_had_usage_and_has_none_would_be_told_of() -> None:
     """In each of the four weeks, and up to `unusual_from` it is nothing unusual."""
     severity, text = silent({"a": 1}, *[ALWAYS] * 4)
     assert severity is Severity.NOTE
-    assert "would have told of 1 customer, such as 'b', in the last 10h of usage" in text
+    assert "would have reported 1 customer, such as 'b', in the last 10h of usage" in text
     assert text.endswith("in 1 of 10 stretches")
     for few in (
         silent({"a": 1}, *[ALWAYS] * 3, {"a": 1}),
@@ -167,7 +167,7 @@ def test_who_always_had_usage_and_has_none_would_be_told_of() -> None:
         silent({"a": 1}, *[ALWAYS] * 4, whole=False),
         silent(ALWAYS, *[ALWAYS] * 4),
     ):
-        assert few[1].startswith("`unusual_zero: true` would have told of nobody in the last 10h")
+        assert few[1].startswith("`unusual_zero: true` would have reported nobody in the last 10h")
 
 
 def test_silence_that_is_normal_is_named() -> None:

@@ -41,7 +41,7 @@ def test_a_bar_is_as_high_as_its_figure() -> None:
     assert first.title == "01 Nov: 0.3 used, 0.1 billed"
     assert (
         drawn.title
-        == "it, 2 bars from 2026-11-01 00:00 UTC on: 0.9 in all; the most, 0.6, at 2026-11-02 00:00"
+        == "it, 2 bars from 2026-11-01 00:00 UTC on: 0.9 in total; the highest, 0.6, at 2026-11-02 00:00"
     )
 
 

@@ -689,7 +689,7 @@ def test_what_the_time_does_not_allow_is_said(shop_url: str) -> None:
     """A trial that runs out of time says what it has tried, and warns of nothing else."""
     ran_out = tried(shop_url, SUM, seconds=0.005)
     assert [each.kind for each in ran_out] == [Kind.UNTRIED]
-    assert "ran out; tried before: whether there is usage" in ran_out[0].text
+    assert "ran out; tried before that: whether there is usage" in ran_out[0].text
 
 
 def test_the_time_may_run_out_anywhere(shop_url: str) -> None:
@@ -708,7 +708,7 @@ def test_a_missing_time_zone_is_seen_without_rows(shop_url: str) -> None:
 
 
 def test_usage_that_ends_hours_ago_may_be_local(shop_url: str) -> None:
-    """Times of New York that are taken for UTC end five hours ago, though usage comes all the time."""
+    """Times of New York that are read as UTC end five hours ago, though usage comes all the time."""
     query = bounded("u.utc_at >= :start and u.utc_at < :end").replace(
         " as quantity", " as quantity, max(u.utc_at) as at"
     )

@@ -141,7 +141,7 @@ def test_another_name_for_this_machine_shows_nothing(site: Site, host: str) -> N
 def test_the_meters_are_shown_as_they_stand(site: Site) -> None:
     """How far each is read, what is due, what waits for whom."""
     text = told(site.browser().get("/").text)
-    assert "3 of 3 need a look" in text
+    assert "3 of 3 need your attention" in text
     assert re.search(r"api_requests stripe needs you .* 24 0 2 0 0 12", text)
 
 
@@ -194,7 +194,7 @@ def test_a_window_shows_its_customers_page_by_page(site: Site, monkeypatch: pyte
     for page in (1, 2, 3):
         text = site.browser().get(f"{path}?page={page}").text
         seen += re.findall(r'<th scope="row"><a href="/customers/[^"]+">([^<]+)</a>', text)
-        assert ("More" in text) == (page < 3)
+        assert ("Next page" in text) == (page < 3)
     assert len(seen) == len(set(seen)) == 24
     assert site.browser().get(f"{path}?page=0").status_code == 400
 
@@ -314,11 +314,11 @@ def test_a_decision_is_carried_out_and_on_record(site: Site) -> None:
 @pytest.mark.parametrize(
     ("form", "words"),
     [
-        ({"verb": "release", "id": "1", "reason": "  "}, "Say why"),
-        ({"verb": "release", "reason": "x"}, "Choose the events"),
-        ({"verb": "release", "id": "-1", "reason": "x"}, "no event"),
-        ({"verb": "release", "id": "9" * 30, "reason": "x"}, "no event"),
-        ({"verb": "drop", "id": "1", "reason": "x"}, "Say what to do"),
+        ({"verb": "release", "id": "1", "reason": "  "}, "Give a reason"),
+        ({"verb": "release", "reason": "x"}, "Select the events"),
+        ({"verb": "release", "id": "-1", "reason": "x"}, "not an event"),
+        ({"verb": "release", "id": "9" * 30, "reason": "x"}, "not an event"),
+        ({"verb": "drop", "id": "1", "reason": "x"}, "Choose what to do"),
     ],
 )
 def test_a_form_that_makes_no_sense_changes_nothing(site: Site, form: dict[str, str], words: str) -> None:

@@ -138,7 +138,7 @@ def test_one_decides_by_keyboard(browser: Browser, address: str) -> None:
     sign_in(page, address)
     page.goto(f"{address}/events?state=refused")
     page.keyboard.press("Tab")
-    assert page.evaluate("document.activeElement.textContent") == "Skip to the content"
+    assert page.evaluate("document.activeElement.textContent") == "Skip to content"
     page.keyboard.press("Enter")
     reach(page, "input[name=id]")
     page.keyboard.press("Space")
