@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from aggregator.cli.archiving import old_months
 from aggregator.cli.configuration import ConfigurationShown
 from aggregator.cli.cursors import report as report_cursors
 from aggregator.cli.feeds import report_feeds
@@ -81,10 +82,11 @@ def status(config_path: Path, *, as_json: bool, limit: int) -> None:
         in_force, before = ledger.configurations.latest()
         defined = ledger.configurations.defined_since()
         cursors, sampled = ledger.running_totals.of_all(), list(report_samples(config, ledger.samples, now))
-        coverage, drift, touched = (
+        coverage, drift, touched, old = (
             ledger.checks.coverage(),
             ledger.checks.drift(limit),
             ledger.figures.touched(),
+            list(old_months(config, ledger, now)),
         )
     configuration = ConfigurationShown.of(config, in_force, before, defined)
     suggestions = _suggestions(config, lateness)
@@ -94,6 +96,7 @@ def status(config_path: Path, *, as_json: bool, limit: int) -> None:
         *report_cursors(cursors),
         *sampled,
         *report_touched(touched, config.meters),
+        *(each.describe() for each in old),
     ]
     report: dict[str, Any] = {
         "meters": [{**row._asdict(), "lag_seconds": now - row.mark} for row in statuses],
@@ -119,6 +122,7 @@ def status(config_path: Path, *, as_json: bool, limit: int) -> None:
         "backlogs": [_backlog(config, row) for row in backlogs],
         "begun_elsewhere": [row.figures() for row in elsewhere],
         "checked": [row._asdict() for row in coverage],
+        "old_months": [each._asdict() for each in old],
         "drift": [{**row._asdict(), "dimensions": row.combination} for row in drift],
         "configuration": configuration.figures(),
         "stopped": stopped,

@@ -31,20 +31,33 @@ select meter.id, meter.name, coalesce(meter.formerly[1], meter.name), meter.arch
 """
 
 # Months that have slots and no archive. Each is looked for by the key of the slots.
-UNWRITTEN = """
+MONTHS = """
 select month
   from (select min(its.first) as first from aggregator.feed cross join lateral (
                select min(window_start) as first from aggregator.slot where slot.feed_id = feed.id) as its
-         where feed.meter_id = %(meter)s) as oldest
+         where feed.meter_id = {meter}) as oldest
  cross join lateral generate_series(date_trunc('month', oldest.first, 'UTC'), %(before)s::timestamptz, '1 month') as month
  where month < %(before)s
-   and not exists (select from aggregator.archive where archive.meter_id = %(meter)s and archive.month = month.month)
+   and not exists (select from aggregator.archive where archive.meter_id = {meter} and archive.month = month.month)
    and exists (select from aggregator.feed cross join lateral (
                       select from aggregator.slot where slot.feed_id = feed.id and window_start >= month
                          and window_start < month + interval '1 month' limit 1) as its
-                where feed.meter_id = %(meter)s)
- order by month
+                where feed.meter_id = {meter})
 """
+UNWRITTEN = MONTHS.format(meter="%(meter)s") + " order by month"
+
+# The same of all meters, and months of which not all is removed yet.
+OLD = f"""
+select meter.id, meter.name, min(old.month), count(*)
+  from aggregator.meter
+ cross join lateral (
+        {MONTHS.format(meter="meter.id")}
+         union
+        select month from aggregator.archive
+         where meter_id = meter.id and removed_at is null and restored_at is null and month < %(before)s
+       ) as old
+ group by 1, 2 order by 2
+"""  # noqa: S608 - our own text
 
 FEEDS = """
 select feed.id, sink.name from aggregator.feed join aggregator.sink on sink.id = feed.sink_id
@@ -271,6 +284,16 @@ class Archive(NamedTuple):
         return Span(self.month, self.removed_until)
 
 
+class Old(NamedTuple):
+    """Months of a meter that are old enough to be archived, and are still in the ledger."""
+
+    meter_id: int
+    meter: str
+    first: dt.datetime
+    """The oldest of them."""
+    months: int
+
+
 class Size(NamedTuple):
     """What a table takes."""
 
@@ -316,6 +339,10 @@ class Archives(Part):
         """Return the months of a meter before an instant that have slots and no archive, the oldest first."""
         rows = self._rows(UNWRITTEN, {"meter": meter_id, "before": before})
         return [month.astimezone(dt.UTC) for (month,) in rows]
+
+    def old(self, before: dt.datetime) -> list[Old]:
+        """Return of each meter which months before an instant are still here, in whole or in part, if there are any."""
+        return [Old._make(row) for row in self._rows(OLD, {"before": before})]
 
     def definitions(self, meter_id: int) -> tuple[Definition, ...]:
         """Return by which queries, and in which windows, a meter is read, in the order of time."""

@@ -14,6 +14,7 @@ from decimal import Decimal
 from operator import itemgetter
 from typing import Any, NamedTuple, TypeVar
 
+from aggregator.ledger.archives import OLD, Old
 from aggregator.ledger.database import Connection, Part
 from aggregator.ledger.review.checks import COVERAGE, Coverage
 
@@ -291,6 +292,8 @@ class UsageFigures(NamedTuple):
     recounts: Sequence[RecountFigures] = ()
     samples: Sequence[SampleFigures] = ()
     touched: Sequence[TouchedFigures] = ()
+    old: Sequence[Old] = ()
+    """Months that are to be archived, and are still here."""
 
 
 Figure = TypeVar("Figure")
@@ -317,12 +320,16 @@ class Figures(Part):
             return sorted(_asked(connection, WAITING, WaitingFigures._make), key=itemgetter(0, 1, 2))
 
     def usage(
-        self, late_since: dt.datetime, stands: Mapping[str, dt.timedelta], gaps_since: dt.datetime
+        self,
+        late_since: dt.datetime,
+        stands: Mapping[str, dt.timedelta],
+        gaps_since: dt.datetime,
+        old_before: dt.datetime | None = None,
     ) -> UsageFigures:
         """Return what the usage itself shows: what waits for whom, how late it came, and what was compared or is missing.
 
         `stands` says of each meter that is sampled for how long a sample does. Time without one that goes on is not counted:
-        `sampled_at` tells of that.
+        `sampled_at` tells of that. Months before `old_before` are to be archived; without it, none is.
         """
         late: dict[str, dict[int, int]] = {}
         with self._database.transaction() as connection:
@@ -337,6 +344,7 @@ class Figures(Part):
                 _asked(connection, RECOUNTS, RecountFigures._make),
                 _asked(connection, SAMPLES, SampleFigures._make, asked) if stands else (),
                 _asked(connection, MISSED, TouchedFigures._make),
+                _asked(connection, OLD, Old._make, {"before": old_before}) if old_before is not None else (),
             )
 
     def touched(self) -> list[TouchedFigures]:

@@ -22,8 +22,10 @@ from prometheus_client.registry import Collector
 import aggregator
 from aggregator.config import Config, FileSink
 from aggregator.config.sampling import period
+from aggregator.core.archive import closed_before
 from aggregator.core.model import Limits
 from aggregator.core.sampling import STANDS
+from aggregator.ledger.archives import Old
 from aggregator.ledger.figures import (
     FeedFigures,
     MeterFigures,
@@ -231,6 +233,11 @@ FAMILIES: dict[str, Kind] = {
         "For how long, in gaps of the last day that are over, there was none.",
         ("meter",),
     ),
+    "aggregator_old_months": (
+        GAUGE,
+        "Months that are older than `ledger.keep` and still in the ledger.",
+        ("meter",),
+    ),
     "aggregator_lateness_seconds": (
         GAUGE,
         "Within how long after its window's end so many percent of the slots of 7 days were found.",
@@ -272,7 +279,8 @@ class Answers(NamedTuple):
 def usage_of(ledger: Ledger, config: Config) -> UsageFigures:
     """Return what the usage itself shows by now."""
     now = ledger.instant()
-    return ledger.figures.usage(now - LATENESS_WITHIN, stands_of(config), now - GAPS_WITHIN)
+    old_before = closed_before(now, config.ledger.keep) if config.ledger.keep is not None else None
+    return ledger.figures.usage(now - LATENESS_WITHIN, stands_of(config), now - GAPS_WITHIN, old_before)
 
 
 def stands_of(config: Config) -> dict[str, dt.timedelta]:
@@ -327,6 +335,7 @@ class LedgerCollector(Collector):
             page.add_usage(answers.usage.value.unmapped, answers.usage.value.lateness)
             page.add_kinds_of_reading(answers.usage.value)
             page.add_coverage(answers.usage.value.coverage)
+            page.add_old_months(answers.usage.value.old)
         yield from filter(None, page.families.values())
 
 
@@ -499,6 +508,14 @@ class Page:
             self._add("drift_places", of, row.places)
             for side, units in (("lacks", row.lacks), ("beyond", row.beyond)):
                 self._add("drift_units", labels(("sink", "side"), row.sink, side), units)
+
+    def add_old_months(self, old: Iterable[Old]) -> None:
+        """Add how many months are to be archived and are still here, if months are archived at all."""
+        if self._config.ledger.keep is None:
+            return
+        months = {row.meter: row.months for row in old}
+        for meter in self._config.meters:
+            self._add("old_months", labels(METER, meter), months.get(meter, 0))
 
     def _add_cliff(self, name: str, meter: str, sink: str, since: dt.datetime, state: str = "") -> None:
         """Add how long is left of what the sink allows since an instant, if it sets a limit."""

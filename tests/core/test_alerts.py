@@ -67,6 +67,7 @@ CASES = {
     "AggregatorChangedMissed": Case("aggregator_changed_missed_age_seconds", {"meter": "api"}, 3600, 400000),
     "AggregatorSampleOverdue": Case("aggregator_sample_overdue_seconds", {"meter": "api"}, 900, 60),
     "AggregatorSampleGap": Case("aggregator_sample_gap_seconds", {"meter": "api"}, 1200, 0),
+    "AggregatorMonthsStay": Case("aggregator_old_months", {"meter": "api"}, 2, 1),
     "AggregatorMeterSilent": Case("aggregator_silent_seconds", {"meter": "api"}, 7200, 0),
     "AggregatorQueryUnstable": Case("aggregator_query_unstable", {"meter": "api"}, 1, 0),
     "AggregatorWindowsUnread": Case("aggregator_unread_windows", {"meter": "api"}, 1, 0),

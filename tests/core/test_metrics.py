@@ -12,6 +12,7 @@ import pytest
 
 from aggregator.config import Config, load
 from aggregator.core.model import Limits
+from aggregator.ledger.archives import Old
 from aggregator.ledger.figures import (
     FeedFigures,
     MeterFigures,
@@ -55,6 +56,7 @@ meters:
 
 
 KINDS = """
+ledger: {archive: archive, keep: 3mo}
 sources:
   app: {url: "postgresql://reader@db/app"}
 sinks:
@@ -100,6 +102,20 @@ def config(tmp_path: Path) -> Config:
     path = tmp_path / "aggregator.yaml"
     path.write_text(CONFIG)
     return load(path, {})
+
+
+def test_months_that_should_be_archived_are_counted(config: Config, tmp_path: Path) -> None:
+    """Where months are archived at all; a meter that is not configured any more has no figure."""
+    old = [Old(1, "api", NOW - 200 * DAY, 2), Old(2, "gone", NOW - 200 * DAY, 3)]
+    made = page(config)
+    made.add_old_months(old)
+    assert samples(made, "old_months") == {}
+    path = tmp_path / "archiving.yaml"
+    path.write_text("ledger: {archive: archive, keep: 3mo}\n" + CONFIG)
+    for found, months in ((old, 2), (old[1:], 0)):
+        made = page(load(path, {}))
+        made.add_old_months(found)
+        assert samples(made, "old_months") == {("api",): months}
 
 
 def page(config: Config, *, limits: Limits = LIMITS) -> Page:
@@ -311,6 +327,7 @@ def test_every_sample_has_the_labels_of_its_metric(kinds: Config) -> None:
     asked = [TouchedFigures("api", 1, NOW, NOW)]
     usage = UsageFigures((), {}, (), recounts=recounts, samples=sampled, touched=asked)
     made.add_kinds_of_reading(usage)
+    made.add_old_months([])
     for name, family in made.families.items():
         assert family.samples or name == "aggregator_source_up", name
         for sample in family.samples:

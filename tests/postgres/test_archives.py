@@ -19,6 +19,7 @@ from aggregator.ledger.archived import Archived as Beside
 from aggregator.ledger.archives import Archive
 from aggregator.ledger.database import Database
 from aggregator.ledger.facts import Facts
+from aggregator.ledger.figures import Figures
 from aggregator.ledger.passes.passes import Pass
 from aggregator.ledger.passes.spool import Spool
 from aggregator.ledger.usage import UsageReport
@@ -386,6 +387,30 @@ def test_a_month_of_which_something_waits_stays(history: History, reason: str) -
     assert reason in found.waits[0]
     assert (found.written, history.archives.listed()) == (0, [])
     assert history.world.one("select archived_until from aggregator.meter") is None
+
+
+def test_months_that_should_have_left_are_told(history: History, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For as long as anything of them is here that could leave; not those that a person brought back."""
+    before, figures = closed_before(history.world.now, 2), Figures(history.world.database)
+    [old] = history.archives.old(before)
+    assert (old.meter, old.first, old.months) == ("api_requests", JULY, 2)
+    assert history.archives.old(AUGUST) == [old._replace(months=1)]
+    assert history.archives.old(JULY) == []
+
+    def broken_off(name: str) -> None:
+        if name == "archive_day_removed":
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(failpoints, "passing", broken_off)
+    with pytest.raises(KeyboardInterrupt):
+        history.archiver.run_once(history.world.now)
+    monkeypatch.undo()
+    assert figures.usage(JULY, {}, JULY, before).old == [old], "a month of which a day is left"
+    assert figures.usage(JULY, {}, JULY).old == ()
+    archive(history)
+    assert history.archives.old(before) == [], "slots that stay are no month"
+    bring_back(history.place, history.archives, archives_of(history)[JULY])
+    assert history.archives.old(before) == []
 
 
 def test_nothing_of_a_closed_month_is_read_or_planned_again(history: History) -> None:

@@ -134,6 +134,34 @@ def test_a_person_sees_what_is_archived_and_where(config: Path, history: History
     assert "brought back" in said
 
 
+def test_status_tells_which_months_should_have_left_and_what_keeps_them(
+    config: Path, history: History
+) -> None:
+    """And nothing of it where months are not archived, or all have left."""
+
+    def status(*arguments: str) -> str:
+        found = CliRunner().invoke(cli, ["status", *arguments, "--config", str(config)])
+        assert found.exit_code == 0, found
+        return found.output
+
+    history.world.execute("update aggregator.meter set reread_from = '2026-07-20Z'")
+    assert "cannot be archived: waiting to be read again." in status()
+    [old] = json.loads(status("--json"))["old_months"]
+    assert (old["meter"], old["first"][:7], old["reasons"]) == (
+        "api_requests",
+        "2026-07",
+        ["waiting to be read again"],
+    )
+    history.world.execute("update aggregator.meter set reread_from = null")
+    said = status()
+    assert "api_requests: 2026-07 and " in said
+    assert "`aggregator ledger archive api_requests` does it now." in said
+    assert run(config, "archive")[0] == 0
+    assert json.loads(status("--json"))["old_months"] == []
+    config.write_text(config.read_text().replace("  keep: 3mo\n", ""))
+    assert "older than `ledger.keep`" not in status()
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
