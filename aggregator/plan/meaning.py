@@ -63,6 +63,7 @@ SINK = {
     "max_in_flight": HOW_FAST,
     "reads_per_second": "how often totals are compared, and not what is billed",
     "reads_per_day": "how often totals are compared, and not what is billed",
+    "totals_by": "by how many reads totals are compared, and not what is billed: event summaries have the last word",
     "reports.poll": "how soon events that Stripe finds invalid later are known here",
     "quantity_encoding": "how quantities are written: the wrong way may be billed as zero (`check --send-test-event`)",
     "self_test_customer": NOTHING,
