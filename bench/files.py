@@ -22,14 +22,12 @@ from aggregator.core.model import (
     Bounds,
     Change,
     Decision,
-    Decreases,
-    Meter,
     Reading,
     Span,
     Written,
 )
 from aggregator.delivery.file_writer import FileWriter
-from aggregator.ledger.database import Database, ledger_id_of, migrate
+from aggregator.ledger.database import Database, migrate
 from aggregator.ledger.meters import Feed, Meters
 from aggregator.ledger.outbox.files import Files
 from aggregator.ledger.outbox.outbox import Outbox
@@ -42,6 +40,7 @@ from aggregator.sinks.files.sink import LIMITS
 from aggregator.sinks.protocol import FileSink
 from aggregator.sinks.stripe import StripeMeter
 from bench.figures import Figure, measured
+from bench.hourly import meter_of, policy_of
 from bench.memory import peak_megabytes
 from bench.stand import postmaster
 
@@ -159,29 +158,10 @@ def _fetched(directory: Path, url: str | None, written: list[Written]) -> list[P
 def _plan(database: Database, events: int) -> int:
     """Fill the outbox with an event per customer; return the sink."""
     start = utcnow().replace(minute=0, second=0, microsecond=0) - 2 * HOUR
-    meter = Meter(
-        name=METER,
-        source="app",
-        query="",
-        fingerprint="",
-        sinks=("files",),
-        window=HOUR,
-        start_at=start,
-        delay=HOUR,
-        revisit=HOUR,
-    )
+    meter = meter_of("files", start)
     meters = Meters(database, uuid.uuid4(), 10 * MINUTE)
     registered = meters.register([meter])[METER]
-    policy = planner.Policy(
-        ledger=str(ledger_id_of(database).ledger_id),
-        sink="files",
-        meter=METER,
-        window=HOUR,
-        decimals=0,
-        decreases=Decreases.HOLD,
-        limits=LIMITS,
-        now=utcnow(),
-    )
+    policy = policy_of(database, "files", LIMITS, utcnow())
 
     def decide(feed: Feed, changes: Iterable[Change], *, guarded: bool, **_: object) -> Iterable[Decision]:
         assert not guarded, f"nothing of {feed.sink} shrinks"

@@ -15,20 +15,19 @@ from aggregator.core import planner
 from aggregator.core.model import (
     Change,
     Decision,
-    Decreases,
     Limits,
-    Meter,
     Reading,
     Span,
     WriteModel,
 )
-from aggregator.ledger.database import Database, ledger_id_of, migrate
+from aggregator.ledger.database import Database, migrate
 from aggregator.ledger.meters import Feed, Meters
 from aggregator.ledger.passes.passes import Pass, Passes
 from aggregator.ledger.passes.spool import Spool
 from aggregator.runtime.embedded_postgres import EmbeddedPostgres
 from aggregator.runtime.threads import short_turns
 from bench.figures import Figure, measured
+from bench.hourly import meter_of, policy_of
 from bench.memory import peak_megabytes
 from bench.stand import postmaster, seldom_collected
 
@@ -101,29 +100,10 @@ def readings_apart(slots: int, at_once: int = 5_000) -> Iterable[list[Reading]]:
 
 def _measure(database: Database, spool: Spool, server: int, what: str) -> list[Figure]:
     meters = Meters(database, uuid.uuid4(), LEASE)
-    meter = Meter(
-        name="api_requests",
-        source="app",
-        query="",
-        fingerprint="",
-        sinks=("stripe",),
-        window=HOUR,
-        start_at=START,
-        delay=HOUR,
-        revisit=HOUR,
-    )
+    meter = meter_of("stripe", START)
     registered = meters.register([meter])[meter.name]
     passes = Passes(database, LEASE, time.monotonic)
-    policy = planner.Policy(
-        ledger=str(ledger_id_of(database).ledger_id),
-        sink="stripe",
-        meter=meter.name,
-        window=HOUR,
-        decimals=0,
-        decreases=Decreases.HOLD,
-        limits=LIMITS,
-        now=START + 2 * HOUR,
-    )
+    policy = policy_of(database, "stripe", LIMITS, START + 2 * HOUR)
 
     def decide(feed: Feed, changes: Iterable[Change], *, guarded: bool, **_: object) -> Iterable[Decision]:
         assert not guarded, f"nothing of {feed.sink} shrinks"

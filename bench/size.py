@@ -24,14 +24,15 @@ from pathlib import Path
 import psycopg
 
 from aggregator.core import planner
-from aggregator.core.model import Change, Decision, Decreases, EventId, Meter, Outcome, Reading, Span, State
-from aggregator.ledger.database import Database, ledger_id_of, migrate
+from aggregator.core.model import Change, Decision, EventId, Outcome, Reading, Span, State
+from aggregator.ledger.database import Database, migrate
 from aggregator.ledger.meters import Feed, Meters
 from aggregator.ledger.outbox.outbox import Outbox
 from aggregator.ledger.passes.passes import Pass, Passes
 from aggregator.ledger.passes.spool import Spool
 from aggregator.runtime.embedded_postgres import EmbeddedPostgres
 from bench.checkouts import HOME, Checkout, checkout
+from bench.hourly import meter_of, policy_of
 from bench.million import HOUR, LEASE, LIMITS, START
 
 CUSTOMERS = 5_000
@@ -97,17 +98,7 @@ class _Planning:
     def __init__(self, database: Database) -> None:
         self._database = database
         meters = Meters(database, uuid.uuid4(), LEASE)
-        meter = Meter(
-            name="api_requests",
-            source="app",
-            query="",
-            fingerprint="",
-            sinks=("stripe",),
-            window=HOUR,
-            start_at=START,
-            delay=HOUR,
-            revisit=HOUR,
-        )
+        meter = meter_of("stripe", START)
         registered = meters.register([meter])[meter.name]
         [feed] = registered.feeds
         self.sink = feed.sink_id
@@ -119,16 +110,7 @@ class _Planning:
 
     def window(self, start: dt.datetime, customers: Iterable[str]) -> None:
         """Plan an event for each customer in a window."""
-        policy = planner.Policy(
-            ledger=str(ledger_id_of(self._database).ledger_id),
-            sink="stripe",
-            meter="api_requests",
-            window=HOUR,
-            decimals=0,
-            decreases=Decreases.HOLD,
-            limits=LIMITS,
-            now=start + 2 * HOUR,
-        )
+        policy = policy_of(self._database, "stripe", LIMITS, start + 2 * HOUR)
 
         def decide(
             feed: Feed, changes: Iterable[Change], *, guarded: bool, **_: object

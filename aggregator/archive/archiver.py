@@ -127,8 +127,11 @@ class Archiver:
             self._name(),
             meter.first_name,
             self._archives.feeds(meter.id),
-            self._archives.combinations(meter.id),
-            [(known.since, known.window) for known in self._archives.definitions(meter.id)],
+            {
+                number: parquet.dimensions_text(dimensions)
+                for number, dimensions in self._archives.combinations(meter.id).items()
+            },
+            self._archives.definitions(meter.id),
         )
         about = {"meter": meter.name, "month": f"{month.start:%Y-%m}"}
         with self._place.making() as (path, file):

@@ -19,9 +19,10 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
+from aggregator.core import definitions
 from aggregator.core import dimensions as apart_by
 from aggregator.core.archive import ALL_DIGITS, EPOCH, Day, Row, digest_of
-from aggregator.core.model import ZERO, Span
+from aggregator.core.model import ZERO, Definition, Span
 from aggregator.core.planner import Identifiers
 from aggregator.errors import ArchiveError
 
@@ -53,17 +54,15 @@ class Names(NamedTuple):
     """As identifiers name it."""
     sinks: Mapping[int, str]
     """By the number of the feed."""
-    combinations: Mapping[int, Mapping[str, str]]
-    windows: Sequence[tuple[datetime, timedelta]]
-    """From when on windows have which length, the earliest first."""
+    combinations: Mapping[int, str]
+    """What combinations of dimensions are, by their number, each as `dimensions_text` writes it."""
+    definitions: Sequence[Definition]
+    """By which windows are as long as they are, in the order of time."""
 
-    def length_at(self, start: datetime) -> timedelta:
-        """Return how long the window is that begins then."""
-        found = self.windows[0][1]
-        for since, length in self.windows:
-            if since <= start:
-                found = length
-        return found
+
+def dimensions_text(dimensions: Mapping[str, str]) -> str:
+    """Write a combination of dimensions as a file has it: JSON, in the order of names."""
+    return json.dumps(dict(sorted(dimensions.items())), ensure_ascii=False)
 
 
 class Content(NamedTuple):
@@ -160,10 +159,9 @@ def _batch(
     said: list[Row] = []
     words: list[tuple[str, str | None, int]] = []
     for row in rows:
-        sink, length = names.sinks[row.feed_id], names.length_at(row.window_start)
-        apart = names.combinations[row.combination] if row.combination else None
-        dimensions = None if apart is None else json.dumps(dict(sorted(apart.items())), ensure_ascii=False)
-        also = (sink, dimensions, int(length.total_seconds()))
+        length = definitions.at(names.definitions, row.window_start).window
+        dimensions = names.combinations[row.combination] if row.combination else None
+        also = (names.sinks[row.feed_id], dimensions, int(length.total_seconds()))
         said.append(row._replace(**_left_out(row, identifiers, also)))
         words.append(also)
     values = [*zip(*said, strict=True), *zip(*words, strict=True)]

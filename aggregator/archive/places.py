@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import BinaryIO, Protocol
 
 from aggregator.errors import ArchiveError, SinkError
+from aggregator.runtime.durable import sync_directory
 from aggregator.sinks.files.bucket import PART_BYTES, Bucket
-from aggregator.sinks.files.directory import clear, content_of, sync, unfinished
+from aggregator.sinks.files.directory import clear, content_of, unfinished
 
 MOST_FETCHED = 8
 """Files that are kept: far more than are read at once."""
@@ -75,7 +76,7 @@ class Directory:
                     raise ArchiveError(
                         f"{final} is there already and is another file: move it away."
                     ) from None
-            sync(self._directory)
+            sync_directory(self._directory)
 
     @contextmanager
     def fetched(self, name: str) -> Iterator[Path]:

@@ -16,18 +16,18 @@ class ArchiveReader:
     """Reads the archives that lie in a place."""
 
     def __init__(self, place: Place) -> None:
-        self._place = place
+        self.place = place
 
     def rows(self, archive: Archive, span: Span, customers: Sequence[str] | None) -> Iterator[Row]:
         """Yield the rows of a span, of some customers or of all. Raises ArchiveError where they cannot be had."""
         parquet.available()
-        with self._place.fetched(archive.name) as path:
+        with self.place.fetched(archive.name) as path:
             yield from parquet.read(path, span, customers)
 
     def find(self, archive: Archive, number: int | None, identifier: str) -> Row | None:
         """Return the row of an event, by its number or by its identifier; None if it is in none. Raises the same."""
         parquet.available()
-        with self._place.fetched(archive.name) as path:
+        with self.place.fetched(archive.name) as path:
             return parquet.find(path, number, identifier)
 
 

@@ -2,7 +2,7 @@
 
 import datetime as dt
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -94,12 +94,13 @@ def archive(config_path: Path, *, meters: tuple[str, ...], restored: bool, as_js
     config = load_config(config_path)
     if config.ledger.keep is None:
         raise UsageError("`ledger.keep` does not say how long a month stays in the ledger, such as `18mo`.")
-    with _opened(config) as opened, closing(needed_place(config)) as place:
+    with _opened(config) as opened:
+        place = needed_place(opened)
         _known(opened, meters)
         if restored:
             for each in opened.archives.listed(meters or None):
                 opened.archives.let_go(each.meter, each.month)
-        archiver = archiver_of(opened, place, config.ledger.keep)
+        archiver = archiver_of(opened, config.ledger.keep)
         whole = archiver.run_once(opened.now(), meters or None)
         for _ in range(TRIES):
             if not whole.more:
@@ -130,7 +131,8 @@ def verify(config_path: Path, *, meters: tuple[str, ...], as_json: bool) -> None
     from aggregator.wiring.archiving import needed_place
 
     config = load_config(config_path)
-    with _opened(config) as opened, closing(needed_place(config)) as place:
+    with _opened(config) as opened:
+        place = needed_place(opened)
         _known(opened, meters)
         archives = opened.archives.listed(meters or None)
         troubles = {each.name: trouble_of(place, opened.archives, each) for each in archives}
@@ -168,7 +170,8 @@ def restore(config_path: Path, *, meter: str, month: dt.datetime, as_json: bool)
     from aggregator.wiring.archiving import needed_place
 
     config = load_config(config_path)
-    with _opened(config) as opened, closing(needed_place(config)) as place:
+    with _opened(config) as opened:
+        place = needed_place(opened)
         _known(opened, (meter,))
         found = next((each for each in opened.archives.listed([meter]) if each.month == month), None)
         if found is None:

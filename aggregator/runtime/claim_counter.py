@@ -9,7 +9,6 @@ Rules
 """
 
 import datetime as dt
-import errno
 import fcntl
 import json
 import os
@@ -21,6 +20,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from aggregator.errors import LedgerError
+from aggregator.runtime.durable import sync_directory
 
 FILE, HOST = "claims.json", "host_id"
 
@@ -170,19 +170,7 @@ def _replace(path: Path, text: str) -> None:
         file.flush()
         os.fsync(file.fileno())
     new.replace(path)
-    _sync(path.parent)
-
-
-def _sync(directory: Path) -> None:
-    """Bring a directory to disk, and with it which file bears a name (man7.org/linux/man-pages/man2/fsync.2.html)."""
-    number = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(number)
-    except OSError as error:
-        if error.errno != errno.EINVAL:  # not every file system has something to do here
-            raise
-    finally:
-        os.close(number)
+    sync_directory(path.parent)
 
 
 def passing_filesystem(directory: Path) -> str | None:

@@ -48,7 +48,7 @@ from aggregator.sinks.protocol import Destination, Sink
 from aggregator.sinks.protocol import FileSink as SinkOfFiles
 from aggregator.sinks.read_allowance import ReadAllowance
 from aggregator.source import Source
-from aggregator.wiring.archiving import archiver_of, needed_place
+from aggregator.wiring.archiving import archiver_of
 from aggregator.wiring.collecting import collector_of
 from aggregator.wiring.customers import build_mapping, mapped_sources
 from aggregator.wiring.opening import STILL_BILLABLE, feeding, open_ledger
@@ -216,9 +216,7 @@ class App:
         keep = self.config.ledger.keep
         assert keep is not None, "nothing is archived unless the configuration says what is kept"
         elapsed = None if seconds is None else monotonic
-        return archiver_of(
-            self.ledger, needed_place(self.config), keep, elapsed=elapsed, seconds=seconds or 0
-        )
+        return archiver_of(self.ledger, keep, elapsed=elapsed, seconds=seconds or 0)
 
     def resume(self, sink: str) -> None:
         """Let a sink that was halted take events again, if it lets us in by now, to the same account and meters.

@@ -32,25 +32,29 @@ def place_of(config: Config) -> "Place | None":
     return InBucket(store, name, prefix)
 
 
-def needed_place(config: Config) -> "Place":
-    """Return where archives lie. Raises UsageError if the configuration does not say."""
-    place = place_of(config)
-    if place is None:
+def needed_place(ledger: Ledger) -> "Place":
+    """Return where a ledger's archives lie; who has opened it closes that. Raises UsageError if nobody has said where."""
+    from aggregator.archive.reader import ArchiveReader
+
+    reader = ledger.archived.reader
+    if reader is None:
         raise UsageError(
             "`ledger.archive` does not say where archives are: a directory, or `s3://BUCKET/FOLDER/`."
         )
-    return place
+    assert isinstance(reader, ArchiveReader), "the wiring has made it"
+    return reader.place
 
 
 def archiver_of(
     ledger: Ledger,
-    place: "Place",
     keep: int,
     *,
     elapsed: Callable[[], float] | None = None,
     seconds: float = 0,
 ) -> "Archiver":
-    """Return what carries months to a place that are older than `keep` months."""
+    """Return what carries months that are older than `keep` months to where the ledger's archives lie."""
     from aggregator.archive.archiver import Archiver
 
-    return Archiver(ledger.archives, place, keep, ledger.identity.name, elapsed=elapsed, seconds=seconds)
+    return Archiver(
+        ledger.archives, needed_place(ledger), keep, ledger.identity.name, elapsed=elapsed, seconds=seconds
+    )

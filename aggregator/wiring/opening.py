@@ -19,7 +19,7 @@ from aggregator.ledger.reports import Unconfigured
 from aggregator.runtime.claim_counter import ClaimCounter
 from aggregator.runtime.clock import Clock, utcnow
 from aggregator.runtime.embedded_postgres import EmbeddedPostgres
-from aggregator.wiring.archiving import needed_place
+from aggregator.wiring.archiving import place_of
 
 CLOCK_SKEW = timedelta(seconds=60)
 """A host whose clock is further from the ledger's reads and sends nothing: far more than hosts that are kept in time differ,
@@ -85,12 +85,13 @@ def open_ledger(
             faults = unfit(database)
             if faults:
                 raise LedgerError(" ".join(faults))
-            if config.ledger.archive is None:
+            place = place_of(config)
+            if place is None:
                 yield ledger
                 return
             from aggregator.archive.reader import ArchiveReader
 
-            with closing(needed_place(config)) as place:
+            with closing(place):
                 ledger.archived.reader = ArchiveReader(place)
                 yield ledger
 

@@ -19,6 +19,7 @@ import pytest
 
 from aggregator.core.model import Event
 from aggregator.errors import SinkUnreachable
+from aggregator.runtime import durable
 from aggregator.runtime.failpoints import FILE_POINTS, VARIABLE
 from aggregator.sinks.files import directory as directory_module
 from aggregator.sinks.protocol import Batch
@@ -162,7 +163,8 @@ def striking(far: Far) -> Iterator[None]:
     send = Endpoint._send
     system = {name: partial(far.call, broken, getattr(os, name)) for name in ("fsync", "link")}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(directory_module, "os", SimpleNamespace(**{**vars(os), **system}))
+        for module in (directory_module, durable):
+            patch.setattr(module, "os", SimpleNamespace(**{**vars(os), **system}))
         patch.setattr("aggregator.sinks.files.bucket.TRIES", 1)
         patch.setattr(Endpoint, "_send", lambda self, request: far.call(lost, send, self, request))
         yield

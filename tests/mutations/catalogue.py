@@ -582,7 +582,7 @@ MISTAKES: tuple[Mistake, ...] = (
     Mistake(
         "the name of the file beside the ledger is not on disk",
         "aggregator/runtime/claim_counter.py",
-        "    _sync(path.parent)\n",
+        "    sync_directory(path.parent)\n",
         "",
         ("tests/core/test_claim_counter.py::test_the_count_is_on_disk_before_anybody_goes_on",),
     ),

@@ -1,10 +1,12 @@
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 
 import psycopg
 import pytest
 from psycopg import sql
 
 from aggregator.ledger.database import Database
+from tests.conftest import TEMPLATE
 from tests.pooler import Pooler, missing
 from tests.postgres.archived_world import lived
 from tests.postgres.replication import Connection, Pair, administered, at_work
@@ -47,6 +49,13 @@ def database(ledger_url: str) -> Iterator[Database]:
     """A fresh ledger, open."""
     with Database(ledger_url) as database:
         yield database
+
+
+@pytest.fixture
+def fresh_databases(create_database: Callable[[str | None], str]) -> Iterator[Callable[[], Database]]:
+    """Open as many fresh ledgers as a test wants."""
+    with ExitStack() as opened:
+        yield lambda: opened.enter_context(Database(create_database(TEMPLATE)))
 
 
 @pytest.fixture

@@ -5,8 +5,9 @@ same database, the same ledger, which only forgets.
 """
 
 import datetime as dt
+import random
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,7 +29,7 @@ from aggregator.ledger.identity import Failover
 from aggregator.ledger.ledger import Ledger
 from aggregator.runtime.claim_counter import ClaimCounter
 from tests.fakes import LIMITS, FakeSink, FakeSource
-from tests.postgres.world import METER, World
+from tests.postgres.world import HOUR, METER, MINUTE, START, World
 
 DAY = dt.timedelta(days=1)
 LAG = dt.timedelta(minutes=30)
@@ -211,3 +212,28 @@ class PinnedWorld(World):
         with adoption.survey(self.now) as survey:
             adoption.adopt(survey, self.now)
             return survey.compared
+
+
+FATES = ("book", "book", "book", "answer", "request", "late")
+"""What a restored ledger's sink does with an event, by chance."""
+
+
+def any_use(now: dt.datetime, chance: random.Random, *, whole: bool) -> tuple[dt.datetime, Decimal]:
+    """Return when something was used, and how much: most of it just now, some of it late."""
+    age = chance.choice([0, 0, 0, 1, 5, 20]) * HOUR + chance.random() * HOUR
+    return max(START, now - age), Decimal(chance.randrange(1, 30)) / (1 if whole else 10)
+
+
+def half_hours(
+    world: PinnedWorld, chance: random.Random, steps: int, use: Callable[[], None]
+) -> Iterator[None]:
+    """Let a daemon live through so many half hours of usage; stop before each."""
+    for _ in range(steps):
+        yield
+        world.now += 30 * MINUTE
+        world.like.land()
+        use()
+        if chance.random() < 0.8:
+            world.collect()
+        if chance.random() < 0.8:
+            world.deliver()

@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from decimal import ROUND_FLOOR, Decimal
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,18 @@ from aggregator.core.windows import floor
 from aggregator.errors import CustomerUnknown, LedgerError, LedgerStopped
 from aggregator.ledger.database import Database
 from aggregator.sandbox import MeterSpec, RunningSandbox, SandboxOptions, running
-from tests.postgres.restore import DAY, LAG, Backup, PinnedWorld, StripeLike, back_up, restore
+from tests.postgres.restore import (
+    DAY,
+    FATES,
+    LAG,
+    Backup,
+    PinnedWorld,
+    StripeLike,
+    any_use,
+    back_up,
+    half_hours,
+    restore,
+)
 from tests.postgres.test_checks_apart import laboratory
 from tests.postgres.world import HOUR, METER, MINUTE, START
 
@@ -381,39 +393,12 @@ def test_a_ledger_in_front_of_metronome_is_adopted_by_the_command(
         assert lab.check("metronome").differing == 0
 
 
-@pytest.fixture
-def fresh_databases(create_database: Callable[[str | None], str]) -> Iterator[Callable[[], Database]]:
-    """Open as many fresh ledgers as a test wants."""
-    opened: list[Database] = []
-
-    def give() -> Database:
-        opened.append(Database(create_database("ledger_template")))
-        return opened[-1]
-
-    yield give
-    for database in opened:
-        database.close()
-
-
-FATES = ("book", "book", "book", "answer", "request", "late")
-
-
-def live(world: ApartWorld, chance: random.Random, steps: int, *, whole: bool) -> Iterator[None]:
-    """Let a daemon live through so many half hours of usage, some of it late; stop before each."""
-    for _ in range(steps):
-        yield
-        world.now += 30 * MINUTE
-        world.like.land()
-        for _ in range(chance.randrange(4)):
-            age = chance.choice([0, 0, 0, 1, 5, 20]) * HOUR + chance.random() * HOUR
-            at = max(START, world.now - age)
-            quantity = Decimal(chance.randrange(1, 30)) / (1 if whole else 10)
-            model = chance.choice(("large", "small", "huge"))
-            world.source.use(f"cus_{chance.randrange(2)}", at, quantity, model=model)
-        if chance.random() < 0.8:
-            world.collect()
-        if chance.random() < 0.8:
-            world.deliver()
+def use_by_chance(world: ApartWorld, chance: random.Random, *, whole: bool) -> None:
+    """Use something of some model, some of it late."""
+    for _ in range(chance.randrange(4)):
+        at, quantity = any_use(world.now, chance, whole=whole)
+        model = chance.choice(("large", "small", "huge"))
+        world.source.use(f"cus_{chance.randrange(2)}", at, quantity, model=model)
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -429,11 +414,13 @@ def test_whatever_the_restore_point(
     adopted = 0
     for _ in range(3):
         backups += [
-            back_up(world.database) for _ in live(world, chance, 20, whole=whole) if chance.random() < 0.3
+            back_up(world.database)
+            for _ in half_hours(world, chance, 20, partial(use_by_chance, world, chance, whole=whole))
+            if chance.random() < 0.3
         ]
         restore(world.database, chance.choice(backups))
         try:
-            for _ in live(world, chance, 8, whole=whole):
+            for _ in half_hours(world, chance, 8, partial(use_by_chance, world, chance, whole=whole)):
                 pass
         except LedgerStopped:
             world.adopt()

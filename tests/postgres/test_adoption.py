@@ -2,9 +2,10 @@
 
 import datetime as dt
 import random
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from decimal import ROUND_FLOOR, Decimal
+from functools import partial
 from pathlib import Path
 
 import psycopg
@@ -30,7 +31,17 @@ from aggregator.errors import (
 from aggregator.ledger.database import Database
 from aggregator.ledger.review.in_doubt import events_in_span
 from tests.fakes import LIMITS, FakeSink
-from tests.postgres.restore import DAY, Backup, PinnedWorld, StripeLike, back_up, restore
+from tests.postgres.restore import (
+    DAY,
+    FATES,
+    Backup,
+    PinnedWorld,
+    StripeLike,
+    any_use,
+    back_up,
+    half_hours,
+    restore,
+)
 from tests.postgres.world import HOUR, METER, MINUTE, START
 
 pytestmark = pytest.mark.usefixtures("says_what_changed")
@@ -752,38 +763,11 @@ def test_windows_that_the_source_cannot_give_keep_their_difference(world: Pinned
     equal(world)
 
 
-@pytest.fixture
-def fresh_databases(create_database: Callable[[str | None], str]) -> Iterator[Callable[[], Database]]:
-    """Open as many fresh ledgers as a test wants."""
-    opened: list[Database] = []
-
-    def give() -> Database:
-        opened.append(Database(create_database("ledger_template")))
-        return opened[-1]
-
-    yield give
-    for database in opened:
-        database.close()
-
-
-FATES = ("book", "book", "book", "answer", "request", "late")
-
-
-def live(world: PinnedWorld, chance: random.Random, steps: int, *, whole: bool) -> Iterator[None]:
-    """Let a daemon live through so many half hours of usage, some of it late; stop before each."""
-    for _ in range(steps):
-        yield
-        world.now += 30 * MINUTE
-        world.like.land()
-        for _ in range(chance.randrange(3)):
-            age = chance.choice([0, 0, 0, 1, 5, 20]) * HOUR + chance.random() * HOUR
-            at = max(START, world.now - age)
-            quantity = Decimal(chance.randrange(1, 30)) / (1 if whole else 10)
-            world.source.use(f"cus_{chance.randrange(3)}", at, quantity)
-        if chance.random() < 0.8:
-            world.collect()
-        if chance.random() < 0.8:
-            world.deliver()
+def use_by_chance(world: PinnedWorld, chance: random.Random, *, whole: bool) -> None:
+    """Use something, some of it late."""
+    for _ in range(chance.randrange(3)):
+        at, quantity = any_use(world.now, chance, whole=whole)
+        world.source.use(f"cus_{chance.randrange(3)}", at, quantity)
 
 
 SEEDS = range(12)
@@ -807,7 +791,9 @@ def test_whatever_the_restore_point(
     world.like.during_send = in_the_middle
     for _ in range(3):
         backups += [
-            back_up(world.database) for _ in live(world, chance, 20, whole=whole) if chance.random() < 0.3
+            back_up(world.database)
+            for _ in half_hours(world, chance, 20, partial(use_by_chance, world, chance, whole=whole))
+            if chance.random() < 0.3
         ]
         backup = chance.choice(backups)
         restore(world.database, backup)
@@ -816,7 +802,7 @@ def test_whatever_the_restore_point(
             world.like.clock = lambda world=world: world.now  # type: ignore[misc]
         world.like.most = lambda customer, world=world: world.source.totals()[customer]  # type: ignore[misc]
         try:
-            for _ in live(world, chance, 8, whole=whole):
+            for _ in half_hours(world, chance, 8, partial(use_by_chance, world, chance, whole=whole)):
                 pass
         except LedgerStopped:
             world.adopt()

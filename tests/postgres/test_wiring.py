@@ -4,6 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from aggregator.archive import places
+from aggregator.archive.reader import ArchiveReader
 from aggregator.config import load
 from aggregator.core.model import Span, WriteModel
 from aggregator.core.windows import DAY
@@ -75,3 +77,28 @@ def test_what_runs_sees_that_a_feed_is_in_shadow_by_now(
             with build(config):
                 pass
             assert line() == is_shadow
+
+
+def test_archives_have_one_place_in_a_process(
+    ledger_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who carries months there has the place that questions read from, and with the ledger it is closed."""
+    closed: list[str] = []
+
+    class Place(places.Directory):
+        def close(self) -> None:
+            closed.append(self.where)
+
+    monkeypatch.setattr("aggregator.wiring.opening.unfit", lambda database: [])
+    monkeypatch.setattr(places, "Directory", Place)
+    path = tmp_path / "aggregator.yaml"
+    keeping = CONFIG.replace(
+        "ledger: {{url: '{url}'}}", "ledger: {{url: '{url}', keep: 18mo, archive: '{place}/old'}}"
+    )
+    path.write_text(keeping.format(url=ledger_url, place=tmp_path))
+    with build(load(path, {})) as app:
+        reader = app.ledger.archived.reader
+        assert isinstance(reader, ArchiveReader)
+        assert all(app.archiving(seconds)._place is reader.place for seconds in (None, 5.0))
+        assert closed == []
+    assert closed == [str(tmp_path / "old")]

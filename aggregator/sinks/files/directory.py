@@ -19,6 +19,7 @@ from typing import BinaryIO
 from aggregator.core.model import Bounds, Written
 from aggregator.errors import SinkError, SinkHalted, SinkUnreachable
 from aggregator.runtime import failpoints
+from aggregator.runtime.durable import sync_directory
 from aggregator.sinks.files.formats import Format
 from aggregator.sinks.files.making import make
 from aggregator.sinks.files.sink import SinkOfFiles, there_already
@@ -83,7 +84,7 @@ class DirectorySink(SinkOfFiles):
         except FileExistsError:
             if trouble := there_already(written.name, self.place, content_of(final), written):
                 raise SinkHalted(trouble) from None
-        sync(self._directory)
+        sync_directory(self._directory)
 
     def preflight(self, meters: Iterable[str]) -> list[str]:
         """Try whether a file can be made there. Raises SinkHalted if not, SinkUnreachable if it may be later."""
@@ -159,12 +160,3 @@ def content_of(path: Path) -> tuple[int, str]:
         while chunk := file.read(READ_AT_ONCE):
             content.update(chunk)
         return file.tell(), content.hexdigest()
-
-
-def sync(directory: Path) -> None:
-    """See to it that the names in a directory are on disk."""
-    number = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(number)
-    finally:
-        os.close(number)
