@@ -54,6 +54,7 @@ SETTINGS = {
 SESSION = (
     "set TimeZone = 'UTC'",
     "set enable_progress_bar = false",  # it would be drawn into what a command prints
+    "set streaming_buffer_size = '100KB'",  # rows that wait to be fetched: a tenth of what it takes otherwise
 )
 
 WRITES = {"copy", "insert", "update", "delete", "merge"}
