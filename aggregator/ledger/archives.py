@@ -193,10 +193,11 @@ select count(*) from came
       using (day)
  where came.digest is distinct from known.digest
 """
-# What rows of an archive say, as the tables have it.
+# What rows of an archive say, as the tables have it. Numbers come with as many decimals as a file has places for.
 AS_SLOTS = """
 (id, window_start, combination, stamped_at, tail, feed_id, revision, replan, customer, quantity, total)
-select slot_id, window_start, combination, stamped_at, tail, feed_id, slot_revision, false, customer, quantity, total
+select slot_id, window_start, combination, stamped_at, tail, feed_id, slot_revision, false, customer, trim_scale(quantity),
+       trim_scale(total)
   from pg_temp.{rows} where revision is null or revision = 0
  order by feed_id, window_start, customer, combination
 """
@@ -204,8 +205,8 @@ AS_EVENTS = """
 (id, slot_id, pass_id, feed_id, revision, window_start, at, planned_at, exposed_at, attempted_at, settled_at, combination,
  state, attempts, customer, identifier, delta, total, quantity, transport, request_id, reason)
 select event_id, slot_id, pass_id, feed_id, revision, window_start, at, planned_at, exposed_at, attempted_at, settled_at,
-       combination, state::aggregator.event_state, attempts, customer, identifier, delta, event_total, event_quantity,
-       transport, request_id, reason
+       combination, state::aggregator.event_state, attempts, customer, identifier, trim_scale(delta),
+       trim_scale(event_total), trim_scale(event_quantity), transport, request_id, reason
   from pg_temp.{rows} where event_id is not null order by event_id
 """
 AS_ATTEMPTS = """

@@ -21,7 +21,8 @@ from aggregator.core import windows
 from aggregator.runtime import log
 from aggregator.runtime.clock import monotonic, utcnow
 from aggregator.selftest.load import Load
-from aggregator.selftest.schedule import AtPoint, AtRandom, Kill
+from aggregator.selftest.past import Past
+from aggregator.selftest.schedule import ARCHIVING, AtPoint, AtRandom, Kill
 from aggregator.selftest.world import MINUTE, Connection, Daemon, World
 
 FAULTS: dict[str, object] = {
@@ -136,8 +137,11 @@ class Rest(NamedTuple):
 class Killing:
     """Kills the daemons of one world. `tell` is told what is going on; `stopping` ends it, by Stopped."""
 
-    def __init__(self, world: World, tell: Callable[[str], None], stopping: threading.Event) -> None:
+    def __init__(
+        self, world: World, past: Past, tell: Callable[[str], None], stopping: threading.Event
+    ) -> None:
         self._world = world
+        self._past = past
         self._tell = tell
         self._stopping = stopping
         self.struck = Struck()
@@ -150,6 +154,8 @@ class Killing:
             match kill:
                 case AtPoint():
                     self._tell(f"kill {number + 1}: at {kill.name}, passed {kill.nth} times")
+                    if kill.name in ARCHIVING:
+                        self._past.add_month()
                     self._kill_at(kill)
                 case AtRandom():
                     self._tell(f"kill {number + 1}: at random")

@@ -15,11 +15,14 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from aggregator.runtime.clock import monotonic
-from aggregator.runtime.failpoints import POINTS
+from aggregator.runtime.failpoints import ARCHIVE_POINTS, POINTS
 from aggregator.runtime.terminal import console
 from aggregator.selftest.killing import Struck
-from aggregator.selftest.schedule import STARTED_WITHIN_SECONDS
+from aggregator.selftest.schedule import ARCHIVING, STARTED_WITHIN_SECONDS
 from aggregator.selftest.verdict import Difference, Outcome
+
+STRUCK = {**POINTS, **{name: ARCHIVE_POINTS[name] for name in ARCHIVING}}
+"""Every point at which daemons are killed, and what it is."""
 
 PLAIN_WIDTH = 110
 PLAIN_SECONDS = 10.0
@@ -110,7 +113,7 @@ class Report:
 
     def _kills_table(self, struck: Struck) -> None:
         table = _table("  killed", "when", "died there", "missed")
-        for name, meaning in POINTS.items():
+        for name, meaning in STRUCK.items():
             died, missed = struck.died[name], struck.missed[name]
             table.add_row(f"  {name}", meaning, f"{died:,}", f"{missed:,}" if missed else "")
         moment = f"while it starts, or within {STARTED_WITHIN_SECONDS:g} s of having started"
@@ -201,7 +204,7 @@ def as_json(outcome: Outcome, seed: int) -> dict[str, object]:
         "seconds": round(outcome.seconds, 1),
         "kills": {
             "all": struck.kills,
-            "at_points": {name: struck.died[name] for name in POINTS},
+            "at_points": {name: struck.died[name] for name in STRUCK},
             "missed": dict(struck.missed),
             "at_random": struck.at_random,
         },

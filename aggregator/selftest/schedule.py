@@ -1,8 +1,8 @@
 """Where and when each daemon is killed. Pure: the same seed gives the same kills.
 
 Rules
-- Reading, sending and chance take turns. Whoever is killed while it reads keeps its meters for as long as their leases
-  last; meanwhile the next ones are killed while they send, or at random.
+- Reading, sending, archiving and chance take turns. Whoever is killed while it reads keeps its meters for as long as their
+  leases last; meanwhile the next ones are killed elsewhere.
 - Points are dealt like cards: none comes again before every other one of its kind has come.
 - Every daemon that is to die at random either dies while it starts, or within moments of having started.
 """
@@ -12,13 +12,16 @@ from itertools import cycle, islice
 from random import Random
 from typing import NamedTuple
 
-from aggregator.runtime.failpoints import POINTS
+from aggregator.runtime.failpoints import ARCHIVE_POINTS, POINTS
 
 SENDING = tuple(POINTS)[tuple(POINTS).index("claim_written") :]
 READING = tuple(name for name in POINTS if name not in SENDING)
+ARCHIVING = tuple(name for name in ARCHIVE_POINTS if name != "archive_restored")
+"""A daemon brings nothing back."""
 
-LATEST_PASSING = {"event_leaving": 30, "answer_unread": 30}
-"""Points that are passed once per event: any of the first so many. The others are passed once per meter or batch."""
+LATEST_PASSING = {"event_leaving": 30, "answer_unread": 30, **dict.fromkeys(ARCHIVING, 1)}
+"""Points that are passed once per event: any of the first so many; and those that a month passes once. The others are passed
+once per meter or batch."""
 
 LATEST_OTHER_PASSING = 2
 
@@ -56,10 +59,11 @@ class AtRandom(NamedTuple):
 Kill = AtPoint | AtRandom
 
 
-def schedule(kills: int, seed: int) -> list[Kill]:
-    """Return so many kills, in their order."""
+def schedule(kills: int, seed: int, *, archives: bool = True) -> list[Kill]:
+    """Return so many kills, in their order; none on the way to an archive where there are no `archives`."""
     random = Random(seed)  # noqa: S311 - chance for tests, no secret
-    turns = cycle((_at_points(READING, random), _at_points(SENDING, random), _at_random(random)))
+    points = (READING, SENDING, ARCHIVING) if archives else (READING, SENDING)
+    turns = cycle((*(_at_points(names, random) for names in points), _at_random(random)))
     return [next(turn) for turn in islice(turns, kills)]
 
 

@@ -14,6 +14,7 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from decimal import Decimal
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -22,8 +23,10 @@ from psycopg import sql
 
 from aggregator.config import Config, load
 from aggregator.core import windows
+from aggregator.core.archive import LEAST_KEPT
 from aggregator.demo.processes import Background, ending, start
 from aggregator.demo.scenes import address
+from aggregator.errors import AggregatorError
 from aggregator.ledger.database import migrate
 from aggregator.runtime.embedded_postgres import EmbeddedPostgres
 from aggregator.runtime.failpoints import VARIABLE
@@ -32,6 +35,8 @@ from aggregator.sandbox import ControlClient
 Connection = psycopg.Connection[tuple[Any, ...]]
 
 METERS = ("requests", "storage", "tokens")
+PAST_METER = "calls"
+"""A meter of the past: it has no usage any more, and its months are archived."""
 SINK = "sandbox"
 CUSTOMERS = 40
 CALLS_PER_SECOND = 1000
@@ -101,6 +106,10 @@ select count(pg_terminate_backend(pid)) from pg_stat_activity where datname = cu
 """
 
 
+class SelftestFailed(AggregatorError):
+    """The proof could not go on."""
+
+
 class Slot(NamedTuple):
     """What is billed on its own: a customer of a meter in a window of a minute, counted from 1970."""
 
@@ -122,6 +131,8 @@ class World:
         self.began = dt.datetime.min.replace(tzinfo=dt.UTC)
         self.config_path = directory / "aggregator.yaml"
         self.log = directory / "daemon.log"
+        self.archives = find_spec("pyarrow") is not None
+        """Whether months are archived, which takes the extra `archive`."""
 
     def prepare(self, now: dt.datetime) -> None:
         """Give the application database an hour of usage, the ledger its tables, the daemon its configuration."""
@@ -147,7 +158,7 @@ class World:
         return {
             "state_dir": "state",
             # The shortest that there is: a meter is free again so soon after its holder was killed.
-            "ledger": {"url": self.ledger_url, "lease": "5s", "migrate": False},
+            "ledger": {"url": self.ledger_url, "lease": "5s", "migrate": False, **self._archives()},
             "sources": {"app": {"url": reader}},
             "sinks": {
                 SINK: {
@@ -168,8 +179,11 @@ class World:
                 "delay": "0s",
                 "every": "1s",
             },
-            "meters": {meter: {"query": QUERY.format(meter=meter)} for meter in METERS},
+            "meters": {meter: {"query": QUERY.format(meter=meter)} for meter in (*METERS, PAST_METER)},
         }
+
+    def _archives(self) -> dict[str, str]:
+        return {"archive": "archive", "keep": f"{LEAST_KEPT}mo"} if self.archives else {}
 
     def config(self) -> Config:
         """Load the configuration."""
@@ -211,6 +225,20 @@ class World:
         ) as process:
             said, why = process.communicate()
         return process.returncode, str(said), str(why)
+
+    def answer(self, *arguments: str) -> tuple[int, dict[str, Any]]:
+        """Run one of our commands that answers in JSON; return how it ended, and its answer.
+
+        Raises SelftestFailed if there is none.
+        """
+        code, said, why = self.asked(*arguments)
+        try:
+            answer = json.loads(said)
+        except ValueError as error:
+            words = f"`aggregator {' '.join(arguments)}` ended with {ending(code)}: {why.strip()[-500:]}"
+            raise SelftestFailed(words) from error
+        assert isinstance(answer, dict), f"{arguments} answers with an object"
+        return code, answer
 
     def daemon(self, kill_at: str | None = None) -> "Daemon":
         """Start the daemon; `kill_at` names the point at which it kills itself."""
@@ -305,7 +333,7 @@ def world(directory: Path, postgres: EmbeddedPostgres, number: int) -> Iterator[
     with psycopg.connect(postgres.url(), autocommit=True) as connection:
         for name in ("application", "ledger"):
             connection.execute(sql.SQL("create database {}").format(sql.Identifier(f"{name}_{number}")))
-    meters = [part for meter in METERS for part in ("--meter", f"{meter}:sum")]
+    meters = [part for meter in (*METERS, PAST_METER) for part in ("--meter", f"{meter}:sum")]
     with Background("sandbox", ["--port", "0", *meters], directory, environment()) as sandbox:
         yield World(directory, postgres, number, ControlClient(address(sandbox)))
 

@@ -14,6 +14,7 @@ from aggregator.archive.places import InBucket
 from aggregator.archive.reader import bring_back, trouble_of
 from aggregator.core.archive import LEAST_KEPT, closed_before, later
 from aggregator.core.model import Span
+from aggregator.core.usage import By
 from aggregator.errors import ArchiveError, InvariantBroken, LedgerError, MonthClosed
 from aggregator.ledger.archived import Archived as Beside
 from aggregator.ledger.archives import Archive
@@ -83,6 +84,20 @@ def test_every_question_is_answered_as_before(history: History) -> None:
     [ada] = [answer for question, answer in after.items() if question == "windows of cus_ada"]
     assert any(event.tries for facts in ada for event in facts.events), "failed tries are in the archive"
     assert archive(history).figures() == {}, "there is nothing more to do"
+
+
+def test_numbers_are_written_as_before(history: History) -> None:
+    """A file has eighteen places after the point for each; nobody gets to see those."""
+    [feed] = history.usage.feeds(None, WHOLE)
+
+    def written() -> list[str]:
+        lines = history.usage.lines(feed, WHOLE, By.DAY, customer="cus_ada")
+        return [str(line.usage.used) for line in lines]
+
+    before = written()
+    archive(history)
+    assert written() == before
+    assert not [number for number in before if number.endswith("000")]
 
 
 @pytest.mark.parametrize("part", [Span(START + 3 * DAY, START + 40 * DAY), Span(START + 45 * DAY, WHOLE.end)])

@@ -21,7 +21,7 @@ import pytest
 from aggregator.runtime.failpoints import POINTS
 from aggregator.sandbox import ControlClient
 from aggregator.selftest.killing import Rest
-from aggregator.selftest.schedule import READING, SENDING, AtPoint, AtRandom, schedule
+from aggregator.selftest.schedule import ARCHIVING, READING, SENDING, AtPoint, AtRandom, schedule
 from aggregator.selftest.verdict import Outcome, Reconciled, Sent, Sides, judge
 from aggregator.selftest.watch import Booked as Event
 from aggregator.selftest.watch import Books, Content
@@ -202,7 +202,9 @@ def test_the_same_seed_kills_alike() -> None:
 def test_every_point_has_its_turn() -> None:
     """Points are dealt evenly: the default number of kills strikes at each of them, and at random too."""
     kills = schedule(40, 1)
-    counts = {name: sum(getattr(each, "name", None) == name for each in kills) for name in POINTS}
+    counts = {
+        name: sum(getattr(each, "name", None) == name for each in kills) for name in (*POINTS, *ARCHIVING)
+    }
     assert set(READING) | set(SENDING) == set(POINTS)
     assert min(counts.values()) >= 1
     assert max(counts.values()) - min(counts.values()) <= 2
