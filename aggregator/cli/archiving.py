@@ -4,7 +4,6 @@ import datetime as dt
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
-from aggregator.core.archive import closed_before, span_of
 from aggregator.core.shown import counted
 
 if TYPE_CHECKING:
@@ -38,6 +37,8 @@ def old_months(config: "Config", ledger: "Ledger", now: dt.datetime) -> Iterator
     """Yield them by meter, where the configuration says how long months stay."""
     if config.ledger.keep is None:
         return
+    from aggregator.core.archive import closed_before, span_of
+
     for meter_id, meter, first, months in ledger.archives.old(closed_before(now, config.ledger.keep)):
         begins = first.astimezone(dt.UTC)
         yield OldMonths(meter, begins, months, ledger.archives.open(meter_id, span_of(begins).end))

@@ -84,7 +84,7 @@ def test_check_counts_keys_and_customers(call: Call, directory: Path) -> None:
     said = {(each["what"], each["verdict"]): each["text"] for each in found}
     assert said["customers accounts", "ok"] == "2 keys, 1 customer, 1 without one"
     assert said["customers partners", "ok"] == "3 keys, 2 customers, 0 without one"
-    assert "2 of 3 keys that used something in" in " ".join(
+    assert "2 of 3 keys with usage in" in " ".join(
         each["text"] for each in found if (each["what"], each["verdict"]) == ("meter api_requests", "note")
     )
     (directory / "partners.csv").write_text("key,customer\n1,cus_1\n1,cus_2\n")
