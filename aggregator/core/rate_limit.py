@@ -60,13 +60,6 @@ class Pace:
         self._tokens -= calls
         return self._wait(now, earned_until)
 
-    def take_now(self, now: float, calls: float = 1.0) -> bool:
-        """Take leave for the same if it need not wait; tell whether it was taken."""
-        if self._earn(now) > now or self._tokens < calls:
-            return False
-        self._tokens -= calls
-        return True
-
     def due(self, now: float) -> float:
         """Return how many seconds what was taken last still has to wait."""
         return self._wait(now, self._earn(now))
@@ -92,17 +85,13 @@ class Pace:
         """Add the tokens and the growth of the time gone by; return until when they are counted: now, or a pause's end."""
         if self._earned_until is None:
             self._earned_until = now
-        elapsed = now - self._earned_until
-        if elapsed <= 0:
-            return self._earned_until
-        earned = self._top * elapsed
-        if self.rate < self._top:
-            growing = min(elapsed, (self._top - self.rate) / self._growth)
-            earned = self._earned_growing(growing) + self._top * (elapsed - growing)
-            self.rate = min(self._top, self.rate + self._growth * growing)
+        elapsed = max(0.0, now - self._earned_until)
+        growing = min(elapsed, (self._top - self.rate) / self._growth)
+        earned = self._earned_growing(growing) + self._top * (elapsed - growing)
         self._tokens = min(self.burst, self._tokens + earned)
-        self._earned_until = now
-        return now
+        self.rate = min(self._top, self.rate + self._growth * growing)
+        self._earned_until = max(now, self._earned_until)
+        return self._earned_until
 
     def _seconds_to_earn(self, tokens: float) -> float:
         """Return how long it takes to earn so many tokens while the rate grows: no longer, or the rest would pile up."""

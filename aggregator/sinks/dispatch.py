@@ -13,8 +13,6 @@ Rules
 - No event waits here for longer than `patience_seconds`: a claim on it must not run out while it stands in the queue.
 - A route that prepares, or waits for its pace, holds no place among the requests in flight, so that no account waits for
   another's.
-- Where a request takes one event, the next one leaves in the place of the one that was answered, without giving it back
-  first: unless it has to wait for anything, or another route waits for a place.
 - A request that is refused goes again in halves, one after the other and ahead of what is ready, until an event that is
   refused stands alone: only that one is. So one bad event among a hundred costs about fourteen requests, and a request never
   more than twice as many as it has events. A half waits and is asked about like any other request, and its keys are free
@@ -111,10 +109,6 @@ class Pacer:
         """What keeps everything from leaving that will not pass with time alone, if anything does."""
         return None
 
-    def leaves_now(self, events: int) -> bool:
-        """Let a request with so many events leave if it need not wait; tell whether it may."""
-        return self.pace.take_now(self._monotonic(), self.counted(events))
-
     async def come(self, events: int) -> None:
         """Wait until a request with so many events may leave."""
         seconds = self.pace.take(self._monotonic(), self.counted(events))
@@ -164,12 +158,10 @@ class Bound(NamedTuple):
 class _Worker:
     """What a route has to do: requests to be made again in halves, and what is ready."""
 
-    __slots__ = ("halved", "holds", "ready", "route", "something", "task")
+    __slots__ = ("halved", "ready", "route", "something", "task")
 
     def __init__(self, route: Route) -> None:
         self.route = route
-        self.holds = False
-        """Whether a request is made up, and waits for its turn: nothing that is ready overtakes it."""
         self.halved: deque[_Request] = deque()
         self.ready: deque[Queued] = deque()
         self.something = asyncio.Event()
@@ -204,8 +196,6 @@ class Dispatcher:
         self.halted: str | None = None
         self._bind = bind
         self._slots = asyncio.Semaphore(max_in_flight)
-        self._queueing: set[_Worker] = set()
-        """Who waits for a place among the requests in flight."""
         self._patience_seconds = patience_seconds
         self._stopped = False
         self._broken: BaseException | None = None
@@ -303,13 +293,11 @@ class Dispatcher:
 
     async def _let_leave(self, worker: _Worker, request: _Request) -> None:
         """Begin a request once its turn has come, with what may still leave by then."""
-        route, worker.holds = worker.route, True
+        route = worker.route
         if route.prepare is not None:
             await route.prepare()
-        if not route.pacer.leaves_now(len(request.part)):
-            await route.pacer.come(len(request.part))
-        await self._take_place(worker)
-        worker.holds = False
+        await route.pacer.come(len(request.part))
+        await self._slots.acquire()
         leaving = self._still(route, request.part)
         if leaving:
             _begin(self._call(worker, request, leaving), self._calls)
@@ -317,24 +305,12 @@ class Dispatcher:
             self._slots.release()
             self._go_on(worker, request)
 
-    async def _take_place(self, worker: _Worker) -> None:
-        """Wait for a place among the requests in flight."""
-        self._queueing.add(worker)
-        try:
-            await self._slots.acquire()
-        finally:
-            self._queueing.discard(worker)
-
     async def _next(self, worker: _Worker) -> _Request:
         """Return what makes up the next request: a half of one before, or what is ready, and of each key what follows it."""
         while True:
             if not (worker.halved or worker.ready):
                 worker.something.clear()
                 await worker.something.wait()
-            if worker.route.at_once == 1 and self._slots.locked():
-                # Made up only then: meanwhile what is ready follows in the places of what is answered.
-                await self._take_place(worker)
-                self._slots.release()
             while worker.halved:
                 request = worker.halved.popleft()
                 request.part = [queued for queued in request.left.pop() if queued.waiting]
@@ -382,39 +358,14 @@ class Dispatcher:
         return leaving
 
     async def _call(self, worker: _Worker, request: _Request, leaving: Sequence[Queued]) -> None:
-        """Make a request, and those that follow in its place, and pass on what became of them; whatever breaks is told to
-        who waits for it.
-        """
-        following: tuple[_Request, Sequence[Queued]] | None = (request, leaving)
-        while following is not None:
-            request, leaving = following
-            try:
-                self._pass_on(request, leaving, await worker.route.deliver(leaving))
-            except Exception as error:  # noqa: BLE001 - raised again on the thread that waits for it
-                for queued in leaving:
-                    self._say(queued.batch, error)
-            self._go_on(worker, request)
-            following = self._following(worker)
+        """Make a request, and pass on what became of it; whatever breaks is told to who waits for it."""
+        try:
+            self._pass_on(request, leaving, await worker.route.deliver(leaving))
+        except Exception as error:  # noqa: BLE001 - raised again on the thread that waits for it
+            for queued in leaving:
+                self._say(queued.batch, error)
         self._slots.release()
-
-    def _following(self, worker: _Worker) -> tuple[_Request, Sequence[Queued]] | None:
-        """Return the next request of one event, if it may leave at once and nobody else waits for the place."""
-        route, leaves = worker.route, False
-        if route.at_once > 1 or route.prepare is not None or worker.holds or self._broken:
-            return None
-        if self._queueing and self._queueing != {worker}:
-            return None
-        while worker.ready:
-            leaves = leaves or route.pacer.leaves_now(1)
-            if not leaves:
-                return None
-            part = self._together(worker.ready.popleft(), 1)
-            if part:
-                request, leaving = _Request(part), self._still(route, part)
-                if leaving:
-                    return request, leaving
-                self._go_on(worker, request)
-        return None
+        self._go_on(worker, request)
 
     def _pass_on(self, request: _Request, leaving: Sequence[Queued], responses: Sequence[Response]) -> None:
         """Tell each event what became of it; those that were refused together go again in halves."""

@@ -11,8 +11,6 @@ Rules
   it arrived; only what fails before, which is connecting, is proof that it did not.
 - A connection on which anything came that was not asked for is not used again: an answer must never be taken for that of
   another request.
-- Requests that are made in one turn of the event loop are written at its end, one right after the other: who takes them is
-  woken once, and not for each.
 - An idle connection is closed before the far side does that, which would leave a call on it without an answer.
 """
 
@@ -63,8 +61,6 @@ class HttpCalls:
         self._loop = asyncio.get_running_loop()
         self._open: set[_Connection] = set()
         self._idle: list[_Connection] = []
-        self._leaving: list[_Connection] = []
-        """Those with a request of this turn of the loop."""
 
     @property
     def idle(self) -> int:
@@ -93,9 +89,6 @@ class HttpCalls:
         if isinstance(connection, NoResponse):
             return connection
         answer = connection.ask(request, until)
-        self._leaving.append(connection)
-        if len(self._leaving) == 1:
-            self._loop.call_soon(self._let_leave)
         try:
             return await answer
         finally:
@@ -106,12 +99,6 @@ class HttpCalls:
         """Close the connections."""
         for connection in list(self._open):
             connection.close()
-
-    def _let_leave(self) -> None:
-        """Write the requests of one turn."""
-        leaving, self._leaving = self._leaving, []
-        for connection in leaving:
-            connection.write()
 
     def _kept(self) -> "_Connection | None":
         """Return the connection that was used last, of those that still can be."""
@@ -155,8 +142,6 @@ class _Connection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._parser = httptools.HttpResponseParser(self)
         self._answer: asyncio.Future[Received | NoResponse] | None = None
-        self._request: bytes | None = None
-        """What was taken and not sent yet."""
         self._until = 0.0
         """When its answer has to be there; while idle, when it is to be closed."""
         self._timer: asyncio.TimerHandle | None = None
@@ -168,20 +153,15 @@ class _Connection(asyncio.Protocol):
     # -- what the pool asks of it ----------------------------------------------------------------
 
     def ask(self, request: bytes, until: float) -> "asyncio.Future[Received | NoResponse]":
-        """Take a request, which `write` sends, and return the answer to wait for."""
+        """Send a request, and return the answer to wait for."""
         assert self._transport is not None, "it is open"
         assert self._answer is None, "one request at a time"
         self._answer = answer = self._loop.create_future()
-        self._request, self._until, self._complete = request, until, False
+        self._until, self._complete = until, False
         if self._timer is None or self._timer.when() > until:
             self._watch()
+        self._transport.write(request)
         return answer
-
-    def write(self) -> None:
-        """Send the request, unless the connection was closed meanwhile, or nobody waits for the answer any more."""
-        request, self._request = self._request, None
-        if request and self._transport is not None and self._answer is not None and not self._answer.done():
-            self._transport.write(request)
 
     def is_spent(self) -> bool:
         """Whether it must not be used any more."""
@@ -203,7 +183,7 @@ class _Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self._bytes += len(data)
-        if self._answer is None or self._request is not None:
+        if self._answer is None:
             self.close()
         elif self._bytes > MOST_BYTES:
             self._fail("the answer is too long")

@@ -183,18 +183,6 @@ class SharedPacer(Pacer):
             return None
         return f"the ledger does not say how much of the rate limit may be used here: {why}"
 
-    def leaves_now(self, events: int) -> bool:
-        """Let a request with so many events leave if there is a share and it need not wait; tell whether it may."""
-        now = self._shared.elapsed()
-        if not self._share.at(now):
-            return False
-        counted = self.counted(events)
-        if not self.pace.take_now(self._monotonic(), counted):
-            return False
-        self._left += counted
-        self._used_at = now
-        return True
-
     async def come(self, events: int) -> None:
         """Wait until a request with so many events may leave. Raises what broke while the ledger was asked."""
         self._coming += 1

@@ -438,40 +438,6 @@ def test_a_call_that_is_given_up_takes_its_connection_with_it() -> None:
         gate.set()
 
 
-def test_a_call_that_is_given_up_before_its_turn_ends_does_not_leave() -> None:
-    """Requests are written at the end of a turn of the loop: until then nobody has been asked anything."""
-
-    async def given_up(calls: HttpCalls) -> list[Told]:
-        first = await post(calls)
-        task = asyncio.ensure_future(post(calls, b'{"n": 2}'))
-        asyncio.get_running_loop().call_soon(task.cancel)
-        with pytest.raises(asyncio.CancelledError):
-            await task
-        return [first, await post(calls, b'{"n": 3}')]
-
-    with saying([[OK], [OK]], [[OK]]) as script:
-        told = asking(script.url, given_up)
-    assert [body(each) for each in told] == [b"hi", b"hi"]
-    bodies = [[request.partition(b"\r\n\r\n")[2] for request in each] for each in script.connections]
-    assert bodies == [[b"{}"], [b'{"n": 3}']]
-
-
-def test_what_comes_before_a_request_is_written_is_no_answer_to_it() -> None:
-    """Nor is the request written any more: what came belongs to another."""
-
-    async def early(calls: HttpCalls) -> list[Told]:
-        first = await post(calls)
-        task = asyncio.ensure_future(post(calls))
-        asyncio.get_running_loop().call_soon(calls._idle[0].data_received, OK)
-        return [first, await task]
-
-    with saying([[OK], [OK]]) as script:
-        first, second = asking(script.url, early)
-    assert body(first) == b"hi"
-    assert silent(second).left
-    assert [len(each) for each in script.connections] == [1]
-
-
 def test_closing_ends_what_is_under_way() -> None:
     """Nobody waits for it any more."""
     gate = threading.Event()

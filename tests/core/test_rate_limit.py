@@ -126,20 +126,3 @@ def test_a_clock_that_stands_or_falls_back_earns_nothing() -> None:
     assert pace.take(5.0) == 0
     assert pace.take(4.0) >= 0.1
     assert pace.take(5.0) >= 0.2
-
-
-@given(rate=rates, steps=steps)
-def test_what_need_not_wait_leaves_now(rate: float, steps: list[Step]) -> None:
-    """And nothing else: who asks only for that is told the same as who would wait."""
-    waits, leaves = Pace(rate), Pace(rate)
-    now = 1_000.0
-    for step in steps:
-        now += step.gap_seconds
-        for _ in range(step.calls):
-            if leaves.take_now(now):
-                assert waits.take(now) == 0
-            else:
-                assert leaves.take(now) == waits.take(now) > 0
-        if step.throttled:
-            waits.throttled(now, step.pause_seconds)
-            leaves.throttled(now, step.pause_seconds)

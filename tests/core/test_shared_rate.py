@@ -167,15 +167,3 @@ async def test_what_nobody_foresaw_is_raised_where_it_is_waited_for(
     far.grant = ZeroDivisionError("a bug")
     with pytest.raises(ZeroDivisionError, match="a bug"):
         await pacer.come(1)
-
-
-@on_a_loop
-async def test_nothing_leaves_now_without_a_share(far: Far, shared: SharedRate, pacer: Pacer) -> None:
-    """With one, as much does as within the pace, and it counts as used."""
-    assert not pacer.leaves_now(1)
-    await pacer.come(1)
-    assert pacer.leaves_now(1)
-    far.now += 1.0
-    assert (await far.asked_again()).wanted == pytest.approx(LIMIT / 10)
-    far.now += 3_600.0
-    assert not pacer.leaves_now(1)

@@ -10,12 +10,11 @@ Rules
 - Events go past it, on the same connections (`http_calls`).
 """
 
+import json
 import logging
 import ssl
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
-
-from pydantic_core import from_json
 
 from aggregator import __version__
 from aggregator.sinks.credentials import APP_NAME, Credentials
@@ -159,7 +158,7 @@ def _addresses(base: str) -> "BaseAddresses":
 
 def _read(received: "Received") -> Answered | Refusal:
     try:
-        body = from_json(received.body)  # a third of what the standard library's takes
+        body = json.loads(received.body)
     except ValueError:
         return _refusal(received.status, None, received.headers)
     if 200 <= received.status < 300:
