@@ -40,8 +40,12 @@ class CountingSink(FakeSink):
     def breakdown(
         self, meter: str, customer: str, span: Span, step: dt.timedelta
     ) -> dict[dt.datetime, Decimal]:
-        """Return what was booked, as the floats that a summary shows."""
+        """Count a read, and return what was booked."""
         self.reads.append((customer, step))
+        return self.summed(meter, customer, span, step)
+
+    def summed(self, meter: str, customer: str, span: Span, step: dt.timedelta) -> dict[dt.datetime, Decimal]:
+        """Return what was booked, as the floats that a summary shows."""
         if self.mixed:
             raise MetersMixed
         if customer in self.unknown:

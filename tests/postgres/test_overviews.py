@@ -55,9 +55,7 @@ class LookedAt(CountingSink):
         self.looks.append(customer)
         if self.failure is not None:
             raise self.failure
-        reads = len(self.reads)
-        found = {} if customer in self.hidden else self.breakdown(meter, customer, span, step)
-        del self.reads[reads:]
+        found = {} if customer in self.hidden else self.summed(meter, customer, span, step)
         return Overview(found, self.now - self.lag, 1)
 
 
@@ -84,7 +82,7 @@ def test_who_is_there_as_booked_is_not_asked_about_again(three: Compared) -> Non
     """One look each, and no more; up to when it was fresh is known."""
     found, summary = three.compare()
     assert (found, three.sink.reads, summary.reads) == ([], [], 3)
-    assert looked_at(three).looks == ["cus_a", "cus_b", "cus_c"]
+    assert sorted(looked_at(three).looks) == ["cus_a", "cus_b", "cus_c"]
     assert (summary.by_overview, summary.asked_again) == (3, 0)
     assert summary.fresh_to == three.world.now - HOUR
     assert summary.whole[1:] == (*[D(2 * 3 + 3 * 35 + 3)] * 4, D(0), 0)
