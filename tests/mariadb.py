@@ -88,19 +88,26 @@ def mariadb() -> Iterator[Maria]:
     directory.chmod(0o711)
     try:
         _made(directory, owner)
-        process, server = _started(directory, owner)
-        try:
-            server.run(
-                "create database app",
-                "create user reader@localhost",
-                "grant select on app.* to reader@localhost",
-            )
+        with with_reader(*_started(directory, owner)) as server:
             yield server
-        finally:
-            process.terminate()
-            process.wait()
     finally:
         shutil.rmtree(directory, ignore_errors=True)
+
+
+@contextmanager
+def with_reader(process: subprocess.Popen[bytes], server: Maria, *also: str) -> Iterator[Maria]:
+    """Give a server its database, a user who may only read there, and what `also` says; end it with the `with` block."""
+    try:
+        server.run(
+            "create database app",
+            "create user reader@localhost",
+            "grant select on app.* to reader@localhost",
+            *also,
+        )
+        yield server
+    finally:
+        process.terminate()
+        process.wait()
 
 
 def _made(directory: Path, owner: int) -> None:

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from aggregator.runtime.clock import monotonic
-from tests.mariadb import IN_MEMORY, LOOK_SECONDS, NEW_YORK, START_SECONDS, Maria, mariadb
+from tests.mariadb import IN_MEMORY, LOOK_SECONDS, NEW_YORK, START_SECONDS, Maria, mariadb, with_reader
 from tests.mysql_tools import HOME, command
 
 COMMAND = command()
@@ -59,18 +59,8 @@ def mysql() -> Iterator[Maria]:
             [*COMMAND, *SMALL, data, "--initialize-insecure"], capture_output=True, text=True, check=False
         )
         assert made.returncode == 0, made.stderr
-        process, server = _started(directory, data)
-        try:
-            server.run(
-                "create database app",
-                "create user reader@localhost",
-                "grant select on app.* to reader@localhost",
-                *_numbers(),
-            )
+        with with_reader(*_started(directory, data), *_numbers()) as server:
             yield server
-        finally:
-            process.terminate()
-            process.wait()
     finally:
         shutil.rmtree(directory, ignore_errors=True)
 
