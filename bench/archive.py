@@ -61,11 +61,11 @@ select nextval('aggregator.event_id') as id, slot.*,
          cross join generate_series(1, %(customers)s) as customer order by start, 2) as slot;
 insert into aggregator.slot (id, window_start, stamped_at, tail, feed_id, revision, customer, quantity, total)
 select id, start, start + interval '59 min', id, 1, 1, customer, much, much from made order by start, customer;
-insert into aggregator.event (id, slot_id, pass_id, feed_id, revision, window_start, at, planned_at, exposed_at,
-       attempted_at, settled_at, state, attempts, customer, identifier, delta, total, transport, request_id)
-select id, id, extract(epoch from start)::bigint / 3600, 1, 0, start, start + interval '59 min', start + interval '66 min',
-       start + interval '67 min', start + interval '67 min', start + interval '68 min', 'confirmed', 1, customer,
-       'agg_' || left(name, 20), much, much, 'v1', 'req_' || substr(name, 45, 14) from made order by id;
+insert into aggregator.event_at_rest (id, pass_id, feed_id, window_start, at, planned_at, exposed_at, settled_at, state,
+       customer, identifier, delta, transport, request_id)
+select id, extract(epoch from start)::bigint / 3600, 1, start, start + interval '59 min', start + interval '66 min',
+       start + interval '67 min', start + interval '68 min', 'confirmed', customer,
+       'agg_' || left(name, 20), much, 'v1', 'req_' || substr(name, 45, 14) from made order by id;
 insert into aggregator.claim (sink_id, owner, claimed_at, events, settled_at)
 select 1, gen_random_uuid(), start + interval '67 min', array_agg(id order by id), start + interval '68 min'
   from made group by start, id / 1000 order by start;
@@ -139,7 +139,9 @@ def main() -> None:
     ):
         archives, directory = Archives(database), Directory(Path(place))
         archiver = Archiver(archives, directory, 3, lambda: str(ledger_id_of(database).ledger_id))
-        before = sum(table.bytes for table in archives.sizes() if table.table in {"slot", "event", "claim"})
+        before = sum(
+            table.bytes for table in archives.sizes() if table.table in {"slot", "event_at_rest", "claim"}
+        )
         watch = Watch(server)
 
         def passing(name: str) -> None:

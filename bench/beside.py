@@ -53,16 +53,11 @@ FILL = (
       from aggregator.feed, generate_series(1, %(events)s) as n
     """,
     """
-    insert into aggregator.event (id, slot_id, pass_id, feed_id, revision, window_start, at, planned_at, state, customer,
-                                  identifier, delta, total)
-    select tail, id, 1, feed_id, 0, window_start, window_start + interval '5 min', now(), 'due', customer,
+    insert into aggregator.outbox (event_id, slot_id, pass_id, sink_id, feed_id, revision, window_start, at, planned_at,
+                                   due_at, customer, identifier, delta, total)
+    select tail, slot.id, 1, feed.sink_id, feed.id, 0, window_start, window_start + interval '5 min', now(), now(), customer,
            'bench_' || tail, 2, 2
-      from aggregator.slot order by tail
-    """,
-    """
-    insert into aggregator.outbox (event_id, sink_id, feed_id, due_at)
-    select event.id, feed.sink_id, feed.id, now() from aggregator.event join aggregator.feed on feed.id = event.feed_id
-     order by event.id
+      from aggregator.slot join aggregator.feed on feed.id = slot.feed_id order by tail
     """,
     "update aggregator.meter set mark = date_trunc('hour', now())",
     "update aggregator.feed set read_until = date_trunc('hour', now()), cleared_at = now(), cleared_by = 'bench'",

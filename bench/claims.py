@@ -16,7 +16,7 @@ import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -55,6 +55,16 @@ insert into aggregator.feed (meter_id, sink_id, since, read_until)
 select id, %(sink)s, %(start)s, %(start)s from meter returning id
 """
 
+OUTBOX = """
+insert into aggregator.outbox (event_id, slot_id, pass_id, sink_id, feed_id, revision, window_start, at, planned_at, due_at,
+                               backfill, customer, identifier, delta, total)
+select n, n, 1, %(sink)s, (%(feeds)s::int[])[n / %(run)s %% cardinality(%(feeds)s::int[]) + 1], 0,
+       %(start)s, %(start)s, %(start)s, %(start)s, n / (%(run)s * cardinality(%(feeds)s::int[])) %% 2 = 0,
+       'cus_' || n, 'agg_' || n, 2, 2
+  from generate_series(0, %(events)s - 1) as n
+"""
+
+# What a checkout has whose events are all in one table, and whose outbox but names those that are due.
 EVENTS = """
 insert into aggregator.event
        (id, slot_id, pass_id, feed_id, revision, window_start, at, planned_at, state, customer, identifier, delta, total)
@@ -63,7 +73,7 @@ select n, n, 1, (%(feeds)s::int[])[n / %(run)s %% cardinality(%(feeds)s::int[]) 
   from generate_series(0, %(events)s - 1) as n
 """
 
-OUTBOX = """
+DUE = """
 insert into aggregator.outbox (event_id, sink_id, feed_id, due_at{column})
 select id, %(sink)s, feed_id, %(start)s{value} from aggregator.event order by id
 """
@@ -127,23 +137,29 @@ def _fill(url: str, feeds: int, events: int) -> int:
             ids += [row[0] for row in connection.execute(FEED, values)]
         found = connection.execute(
             "select table_name || '.' || column_name from information_schema.columns"
-            " where table_schema = 'aggregator' and column_name in ('cleared_at', 'backfill')"
+            " where table_schema = 'aggregator' and column_name in ('cleared_at', 'backfill', 'identifier')"
         )
         columns = {row[0] for row in found}
         if "feed.cleared_at" in columns:
             connection.execute("update aggregator.feed set cleared_at = now()")
         values = {"feeds": ids, "run": RUN, "start": START, "events": events, "sink": sink}
-        connection.execute(EVENTS, values)
-        kinds = "outbox.backfill" in columns
-        outbox = OUTBOX.format(
-            column=", backfill" if kinds else "",
-            value=", id / (%(run)s * cardinality(%(feeds)s::int[])) %% 2 = 0" if kinds else "",
-        )
-        connection.execute(outbox, values)
-        connection.execute("vacuum (analyze) aggregator.event")
-        connection.execute("vacuum (analyze) aggregator.outbox")
+        for statement in _waiting(columns):
+            connection.execute(statement.encode(), values)
+        connection.execute("vacuum (analyze)")
         connection.execute("checkpoint")
     return int(sink)
+
+
+def _waiting(columns: Container[str]) -> tuple[str, ...]:
+    """Return what lets events wait, in a ledger that has these columns."""
+    if "outbox.identifier" in columns:
+        return (OUTBOX,)
+    kinds = "outbox.backfill" in columns
+    due = DUE.format(
+        column=", backfill" if kinds else "",
+        value=", id / (%(run)s * cardinality(%(feeds)s::int[])) %% 2 = 0" if kinds else "",
+    )
+    return (EVENTS, due)
 
 
 def _session_seconds(process: int) -> float:

@@ -45,21 +45,19 @@ with made as (
            case when corrected then 2 else 1 end
       from made order by made.id
 ), corrections as (
-    insert into aggregator.event (id, slot_id, pass_id, feed_id, revision, window_start, at, planned_at, exposed_at,
-                                  attempted_at, settled_at, state, attempts, customer, identifier, delta, total, transport,
-                                  request_id)
+    insert into aggregator.event_at_rest (id, slot_id, pass_id, feed_id, revision, window_start, at, planned_at, exposed_at,
+                                          settled_at, state, customer, identifier, delta, total, transport, request_id)
     select second, id, 2 * hour + 2, %(feed)s, 1, window_start,
            window_start + interval '29 min', window_start + interval '1 day', window_start + interval '1 day',
-           window_start + interval '1 day', window_start + interval '1 day', 'accepted', 1, name,
+           window_start + interval '1 day', 'accepted', name,
            'agg_' || substr(md5(id::text), 1, 20), 1, 2, 'v1', 'req_' || substr(md5(name || id), 1, 14)
       from made where corrected order by made.id
 )
-insert into aggregator.event (id, slot_id, pass_id, feed_id, revision, window_start, at, planned_at, exposed_at,
-                              attempted_at, settled_at, state, attempts, customer, identifier, delta, total, transport,
-                              request_id)
-select id, id, 2 * hour + 1, %(feed)s, 0, window_start, window_start + interval '30 min', window_start + interval '65 min',
-       claimed_at, claimed_at, claimed_at, 'accepted', 1,
-       name, 'agg_' || substr(md5(id::text), 1, 20), 1, 1, 'v1', 'req_' || substr(md5(name || id), 1, 14)
+insert into aggregator.event_at_rest (id, pass_id, feed_id, window_start, at, planned_at, exposed_at, settled_at, state,
+                                      customer, identifier, delta, transport, request_id)
+select id, 2 * hour + 1, %(feed)s, window_start, window_start + interval '30 min', window_start + interval '65 min',
+       claimed_at, claimed_at, 'accepted',
+       name, 'agg_' || substr(md5(id::text), 1, 20), 1, 'v1', 'req_' || substr(md5(name || id), 1, 14)
   from made order by made.id
 """
 
@@ -128,7 +126,7 @@ REST = (
     insert into aggregator.verdict_count (feed_id, part, accepted, refused, in_doubt, due)
     select %(feed)s, part, %(hours)s::bigint * %(customers)s / 16, 0, 0, 0 from generate_series(0, 15) as part
     """,
-    "select setval('aggregator.event_id', (select max(id) + 1 from aggregator.event))",
+    "select setval('aggregator.event_id', (select max(id) + 1 from aggregator.event_at_rest))",
     "update aggregator.meter set mark = %(until)s, hourly_at = %(until)s, daily_at = %(until)s where id = %(meter)s",
     "update aggregator.feed set read_until = %(until)s, cleared_until = 1::bigint << 62 where meter_id = %(meter)s",
 )

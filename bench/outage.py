@@ -28,21 +28,16 @@ WINDOWS = 24
 LOOK_SECONDS = 0.5
 LONGEST_SECONDS = 1_800.0
 
-EVENTS = """
-insert into aggregator.event
-       (id, slot_id, pass_id, feed_id, revision, window_start, at, planned_at, state, customer, identifier, delta, total)
-select n, n, 1, feed.id, 0, start, start + interval '5 min', now(), 'due', 'cus_' || n, 'bench_' || n, 2, 2
+OUTBOX = """
+insert into aggregator.outbox (event_id, slot_id, pass_id, sink_id, feed_id, revision, window_start, at, planned_at, due_at,
+                               customer, identifier, delta, total)
+select n, n, 1, feed.sink_id, feed.id, 0, start, start + interval '5 min', now(), now(), 'cus_' || n, 'bench_' || n, 2, 2
   from aggregator.feed, generate_series(1, %(events)s) as n
  cross join lateral (
         select date_trunc('hour', now())
                - (%(windows)s - (n - 1)::bigint * %(windows)s / %(events)s) * interval '1 hour' as start
        ) as its
-"""
-
-OUTBOX = """
-insert into aggregator.outbox (event_id, sink_id, feed_id, due_at)
-select event.id, feed.sink_id, feed.id, now() from aggregator.event join aggregator.feed on feed.id = event.feed_id
- order by event.id
+ order by n
 """
 
 # For each window, after how long half of its events had left.
@@ -72,8 +67,7 @@ def measure(events: int, transport: str, rate: int | None, away: float) -> Drain
         call = [sys.executable, "-m", "aggregator", "run", "--first-time", "--config", str(path)]
         subprocess.run([*call, "--once"], check=True, stdout=subprocess.DEVNULL)
         with psycopg.connect(stood.server.url("ledger"), autocommit=True) as ledger:
-            ledger.execute(EVENTS, {"events": events, "windows": WINDOWS})
-            ledger.execute(OUTBOX)
+            ledger.execute(OUTBOX, {"events": events, "windows": WINDOWS})
             ledger.execute("vacuum (analyze)")
             sink = (MetronomeControl if transport == METRONOME else ControlClient)(stood.sandbox)
             sink.set_faults(error_before=1.0)

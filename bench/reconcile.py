@@ -8,6 +8,7 @@ is spread over four meters, and compared by event summaries and by Stripe's prev
 
 import datetime as dt
 import subprocess
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -22,7 +23,6 @@ from aggregator.runtime.clock import utcnow
 from aggregator.sandbox import ControlClient
 from aggregator.wiring.app import App, build
 from aggregator.wiring.reconciling import Question, reconcile
-from bench.checkouts import HOME, python_of
 from bench.figures import Figure, measured
 from bench.memory import peak_megabytes
 from bench.stand import Stand, stand
@@ -66,10 +66,16 @@ select 'cus_' || n %% %(customers)s,
 """
 
 AGE = """
-update aggregator.event set attempted_at = attempted_at - interval '3 days', exposed_at = exposed_at - interval '3 days',
+update aggregator.{events} set attempted_at = attempted_at - interval '3 days', exposed_at = exposed_at - interval '3 days',
        settled_at = settled_at - interval '3 days';
 update aggregator.claim set claimed_at = claimed_at - interval '3 days', settled_at = settled_at - interval '3 days';
 """
+
+EVENTS_AT = """
+select table_name from information_schema.tables
+ where table_schema = 'aggregator' and table_name in ('event', 'event_at_rest') and table_type = 'BASE TABLE'
+"""
+"""Which table has the events that were sent: older checkouts have all of them in one."""
 
 
 def measure(customers: int) -> list[Figure]:
@@ -108,12 +114,13 @@ def filled(customers: int, meters: Sequence[str]) -> Iterator[tuple[Stand, Path]
             stripe.v1.billing.meters.create(
                 {"display_name": name, "event_name": name, "default_aggregation": {"formula": "sum"}}
             )
-        call = [str(python_of(HOME)), "-m", "aggregator", "run", "--once", "--config", str(path)]
-        done = subprocess.run(call, cwd=HOME, capture_output=True, text=True, check=False)
+        call = [sys.executable, "-m", "aggregator", "run", "--once", "--config", str(path)]
+        done = subprocess.run(call, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr[-2_000:]
         with psycopg.connect(stood.server.url("ledger"), autocommit=True) as connection:
-            connection.execute(AGE)
-            connection.execute("vacuum (analyze) aggregator.event")
+            [events_at] = connection.execute(EVENTS_AT).fetchone() or ("",)
+            connection.execute(AGE.format(events=events_at).encode())
+            connection.execute("vacuum (analyze)")
         yield stood, path
 
 

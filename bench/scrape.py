@@ -12,10 +12,11 @@ import argparse
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from statistics import median, quantiles
+from typing import Any, TypeVar
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
@@ -38,6 +39,8 @@ from bench.checkouts import HOME, Checkout, checkout
 from bench.processor import tree_seconds
 from bench.stand import postmaster
 from bench.turns import Ask, asked_by_lines
+
+Way = TypeVar("Way")
 
 SETTINGS = ("fsync = off", "synchronous_commit = off", "full_page_writes = off", "max_wal_size = '8GB'")
 
@@ -69,24 +72,14 @@ FILL = (
     select id, current_date - back, seconds, 10, 10
       from aggregator.meter, generate_series(0, 34) as back, unnest(array[0, 60, 300, 900]) as seconds
     """,
-    """
-    insert into aggregator.event (id, slot_id, pass_id, feed_id, revision, window_start, at, planned_at, settled_at, state,
-                                  attempts, customer, identifier, delta, total)
-    select n, n, 1, 1 + mod(n, %(feeds)s), 0, at, at, at, at,
-           (case when n <= %(waiting)s then 'due' else 'accepted' end)::aggregator.event_state,
-           1, 'cus_' || mod(n, 10000), 'filled ' || n, 7, 7
-      from (select n, date_trunc('hour', now()) - (n %% 800) * interval '1 hour' as at
-              from generate_series(1, %(events)s) as n) as made
-    """,
-    """
-    insert into aggregator.outbox (event_id, sink_id, feed_id, due_at)
-    select id, 1, feed_id, now() from aggregator.event where id <= %(waiting)s
-    """,
+    "{events}",
     "analyze",
 )
 
 
-COLUMNS = "select column_name from information_schema.columns where table_name = 'verdict_count'"
+COLUMNS = (
+    "select column_name from information_schema.columns where table_schema = 'aggregator' and table_name = %s"
+)
 
 VERDICTS = {
     "accepted": """
@@ -100,6 +93,42 @@ VERDICTS = {
     """,
 }
 """How a ledger counts attempts, by a column that it has: one row for all states, or one for each, as older ones do."""
+
+EVENTS = {
+    "identifier": (
+        """
+    insert into aggregator.outbox (event_id, slot_id, pass_id, sink_id, feed_id, revision, window_start, at, planned_at,
+                                   due_at, customer, identifier, delta, total)
+    select n, n, 1, 1, 1 + mod(n, %(feeds)s), 0, at, at, at, now(), 'cus_' || mod(n, 10000), 'filled ' || n, 7, 7
+      from (select n, date_trunc('hour', now()) - (n %% 800) * interval '1 hour' as at
+              from generate_series(1, %(waiting)s) as n) as made
+    """,
+        """
+    insert into aggregator.event_at_rest (id, pass_id, feed_id, window_start, at, planned_at, exposed_at, settled_at, state,
+                                          customer, identifier, delta)
+    select n, 1, 1 + mod(n, %(feeds)s), at, at, at, at, at, 'accepted', 'cus_' || mod(n, 10000), 'filled ' || n, 7
+      from (select n, date_trunc('hour', now()) - (n %% 800) * interval '1 hour' as at
+              from generate_series(%(waiting)s + 1, %(events)s) as n) as made
+    """,
+    ),
+    "event_id": (
+        """
+    insert into aggregator.event (id, slot_id, pass_id, feed_id, revision, window_start, at, planned_at, exposed_at,
+                                  attempted_at, settled_at, state, attempts, customer, identifier, delta, total)
+    select n, n, 1, 1 + mod(n, %(feeds)s), 0, at, at, at, sent_at, sent_at, sent_at,
+           (case when n <= %(waiting)s then 'due' else 'accepted' end)::aggregator.event_state,
+           case when n <= %(waiting)s then 0 else 1 end, 'cus_' || mod(n, 10000), 'filled ' || n, 7, 7
+      from (select n, at, case when n > %(waiting)s then at end as sent_at
+              from generate_series(1, %(events)s) as n
+             cross join lateral (select date_trunc('hour', now()) - (n %% 800) * interval '1 hour' as at) as its) as made
+    """,
+        """
+    insert into aggregator.outbox (event_id, sink_id, feed_id, due_at)
+    select id, 1, feed_id, now() from aggregator.event where id <= %(waiting)s
+    """,
+    ),
+}
+"""How a ledger has events, by a column of its outbox: whole there or else at rest, or all in one table, as older ones do."""
 
 
 def main() -> None:
@@ -173,16 +202,24 @@ def fill(server: EmbeddedPostgres, side: Checkout, url: str, size: dict[str, int
     if made.returncode:
         raise SystemExit(f"{side.root} makes no ledger: {made.stderr[-2000:]}")
     with psycopg.connect(url, autocommit=True) as connection:
-        columns = {name for (name,) in connection.execute(COLUMNS)}
-        verdicts = next(text for column, text in VERDICTS.items() if column in columns)
+        parts = {
+            "{verdicts}": (fitting(connection, "verdict_count", VERDICTS),),
+            "{events}": fitting(connection, "outbox", EVENTS),
+        }
         for statement in FILL:
-            text = statement.replace("{verdicts}", verdicts)
-            connection.execute(text.encode(), size if "%(" in text else None)
+            for text in parts.get(statement, (statement,)):
+                connection.execute(text.encode(), size if "%(" in text else None)
     with psycopg.connect(server.url(), autocommit=True) as connection:
         for setting in SETTINGS:
             connection.execute(f"alter system reset {setting.partition(' ')[0]}".encode())
         connection.execute("select pg_reload_conf()")
     print(f"{side.root}: filled in {time.perf_counter() - began:.0f} s: {size}", flush=True)
+
+
+def fitting(connection: psycopg.Connection[Any], table: str, ways: Mapping[str, Way]) -> Way:
+    """Return the first of several ways whose column a table of the ledger has."""
+    columns = {name for (name,) in connection.execute(COLUMNS, (table,))}
+    return next(way for column, way in ways.items() if column in columns)
 
 
 def work(url: str, feeds: int) -> None:

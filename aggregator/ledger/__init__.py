@@ -16,6 +16,7 @@ applying        what a plan is made against, and a configuration made to hold as
 samples         what counters and gauges stood at, taken once and kept
 passes/         one pass over a span, as one transaction
 outbox/         what leaves: claimed, settled, released, one by one or as a file
+at_rest         how events go from the outbox to where they rest, and back
 review/         what waits for a further look: held, in doubt, rejected, to be cancelled
 adoption        what a sink holds already, taken over
 notifications   what sinks tell by themselves, taken once

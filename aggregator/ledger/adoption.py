@@ -23,6 +23,7 @@ from aggregator.core.model import Span
 from aggregator.core.rebase import Moved, SlotComparison, rebase
 from aggregator.errors import LedgerError
 from aggregator.ledger import combinations
+from aggregator.ledger.at_rest import to_rest
 from aggregator.ledger.database import Connection, Part, streamed
 from aggregator.ledger.identity import Pinned
 from aggregator.ledger.meters import Feed
@@ -177,13 +178,16 @@ select event.id from aggregator.event
 """
 
 WITHDRAW = (
-    "update aggregator.event set state = 'due' where id in (select id from withdrawn) and state = 'sending'",
+    "update aggregator.outbox set claim_id = null where event_id in (select id from withdrawn) and claim_id is not null",
     """
-    update aggregator.event set state = 'void', settled_at = %(now)s, reason = %(withdrawn)s
+    update aggregator.event_at_rest set state = 'void', settled_at = %(now)s, reason = %(withdrawn)s
      where id in (select id from withdrawn)
     """,
+    f"""
+    with gone as (delete from aggregator.outbox where event_id in (select id from withdrawn) returning *)
+    {to_rest("gone", state="'void'", reason="%(withdrawn)s", settled_at="%(now)s")} from gone
+    """,  # noqa: S608 - our own text
     "delete from aggregator.parked where event_id in (select id from withdrawn)",
-    "delete from aggregator.outbox where event_id in (select id from withdrawn)",
     "drop table withdrawn",
     """
     update aggregator.slot set replan = false
@@ -221,11 +225,12 @@ WRITE = (
     update moved set slot_id = coalesce(event_id, slot_id, nextval('aggregator.event_id')) where revision = 0
     """,
     """
-    insert into aggregator.event
-           (id, slot_id, pass_id, feed_id, revision, window_start, at, planned_at, settled_at, state, customer, identifier,
-            delta, total, reason, combination)
-    select event_id, slot_id, %(pass_id)s, %(feed_id)s, revision, window_start, coalesce(kept_at, window_start), %(now)s,
-           %(now)s, 'confirmed', customer, identifier, delta, total, %(taken_over)s, combination
+    insert into aggregator.event_at_rest
+           (id, slot_id, pass_id, feed_id, revision, window_start, at, planned_at, settled_at, state, attempts, customer,
+            identifier, delta, total, reason, combination)
+    select event_id, nullif(slot_id, event_id), %(pass_id)s, %(feed_id)s, nullif(revision, 0), window_start,
+           coalesce(kept_at, window_start), %(now)s, %(now)s, 'confirmed', 0, customer, identifier, delta, total,
+           %(taken_over)s, nullif(combination, 0)
       from moved where delta <> 0 order by event_id
     """,
     """

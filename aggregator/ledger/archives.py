@@ -16,6 +16,7 @@ from typing import NamedTuple
 from aggregator.core.archive import Day, Row, span_of
 from aggregator.core.model import Definition, Span
 from aggregator.errors import InvariantBroken, LedgerStopped
+from aggregator.ledger.at_rest import to_rest
 from aggregator.ledger.database import Connection, Database, Part, streamed
 from aggregator.ledger.identity import LedgerIdentity
 from aggregator.ledger.meters import definitions_of
@@ -76,8 +77,7 @@ select what, many from (
      union all
     select 'events waiting to be sent', count(*)
       from aggregator.feed join aggregator.outbox on outbox.feed_id = feed.id
-      join aggregator.event on event.id = outbox.event_id
-     where feed.meter_id = %(meter)s and event.window_start < %(end)s
+     where feed.meter_id = %(meter)s and outbox.window_start < %(end)s
      union all
     select 'events waiting for a person, or for proof', count(*)
       from aggregator.feed join aggregator.parked on parked.feed_id = feed.id and parked.dismissed_at is null
@@ -202,11 +202,10 @@ select slot_id, window_start, combination, stamped_at, tail, feed_id, slot_revis
  order by feed_id, window_start, customer, combination
 """
 AS_EVENTS = """
-(id, slot_id, pass_id, feed_id, revision, window_start, at, planned_at, exposed_at, attempted_at, settled_at, combination,
- state, attempts, customer, identifier, delta, total, quantity, transport, request_id, reason)
-select event_id, slot_id, pass_id, feed_id, revision, window_start, at, planned_at, exposed_at, attempted_at, settled_at,
-       combination, state::aggregator.event_state, attempts, customer, identifier, trim_scale(delta),
-       trim_scale(event_total), trim_scale(event_quantity), transport, request_id, reason
+select event_id as id, slot_id, pass_id, feed_id, revision, window_start, at, planned_at, exposed_at, attempted_at,
+       settled_at, combination, state::aggregator.event_state as state, attempts, customer, identifier,
+       trim_scale(delta) as delta, trim_scale(event_total) as total, trim_scale(event_quantity) as quantity, transport,
+       request_id, reason
   from pg_temp.{rows} where event_id is not null order by event_id
 """
 AS_ATTEMPTS = """
@@ -220,7 +219,8 @@ select tried.id, min(tried.claim), min(tried.at), min(tried.answer), min(tried.r
 """
 
 BRING_BACK = (
-    f"insert into aggregator.event {AS_EVENTS.format(rows='incoming')}",
+    to_rest("its", number="id", state="its.state", reason="its.reason", settled_at="its.settled_at")
+    + f"from ({AS_EVENTS.format(rows='incoming')}) as its",
     f"insert into aggregator.slot {AS_SLOTS.format(rows='incoming')}",
     f"insert into aggregator.attempt {AS_ATTEMPTS.format(rows='incoming')} on conflict (id) do nothing",
     """

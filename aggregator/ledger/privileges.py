@@ -2,8 +2,9 @@
 
 Rules
 - `INSERTED`, `UPDATED` and `DELETED` name what the statements of this package write; a test reads those and holds the lists
-  to them. So whoever bills can lower no count of claims, and delete no event, attempt or decision.
-- An event leaves only by a function of the owner's, which the daemon may call: it removes what is in an archive.
+  to them. So whoever bills can lower no count of claims, and delete no attempt or decision.
+- Whoever bills moves events between the outbox and where they rest; triggers of the owner's refuse to lose one, or to change
+  it. One leaves only by a function of the owner's, which the daemon may call: it removes what is in an archive.
 - A row that is locked counts as updated: Postgres asks the same right for both.
 - Of a role is told what is missing and what is too much. A superuser may do everything, and of one nothing else is told.
 """
@@ -24,19 +25,19 @@ def _words(text: str) -> frozenset[str]:
 
 INSERTED = _words("""
     archive archive_day attempt cancellation carry checking claim combination configuration cursor customer
-    customer_change cutover decision definition doubtful_window drift event evidence feed fence file guarded host
+    customer_change cutover decision definition doubtful_window drift event_at_rest evidence feed fence file guarded host
     lateness mapping meter notification origin outbox parked pass pass_count poll rate_share read_count readback
     reading_cost reassertion rejection running_total sample sampling series silent_customer sink slot touched
     unchecked unmapped unread unstable usage_day usage_of_combination usage_of_day usage_of_hour verdict_count
 """)
 UPDATED = _words("""
-    archive cancellation carry checking claim cursor customer cutover drift event feed fence file guarded identity
+    archive cancellation carry checking claim cursor customer cutover drift event_at_rest feed fence file guarded identity
     lateness mapping meter origin outbox parked pass pass_count poll rate_share read_count readback reading_cost
     reassertion rejection running_total sampling series sink slot touched unchecked unread usage_day verdict_count
 """)
 DELETED = _words("""
-    archive archive_day archived_hour archived_usage carry customer cutover definition doubtful_window drift fence
-    file guarded lateness notification outbox parked pass rate_share reading_cost reassertion rejection
+    archive archive_day archived_hour archived_usage carry customer cutover definition doubtful_window drift
+    event_at_rest fence file guarded lateness notification outbox parked pass rate_share reading_cost reassertion rejection
     running_total sample silent_customer slot unchecked unmapped unread usage_of_combination usage_of_day
     usage_of_hour
 """)
@@ -112,7 +113,7 @@ select relname, relowner = %(oid)s::oid, wanted.privilege,
   from pg_class
  cross join (values ('select', true), ('insert', true), ('update', true), ('delete', false), ('truncate', false),
                     ('references', true), ('trigger', false)) as wanted (privilege, by_column)
- where relnamespace = to_regnamespace('aggregator') and relkind in ('r', 'p')
+ where relnamespace = to_regnamespace('aggregator') and relkind in ('r', 'p', 'v')
  order by relname, wanted.privilege
 """
 

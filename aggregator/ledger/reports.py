@@ -119,12 +119,11 @@ select meter.name, meter.mark,
 
 # What nothing in a configuration would send: its feeds are looked up first, and are few.
 UNCONFIGURED = f"""
-select feed.id, meter.name, sink.name, count(*), sum(event.delta), min(event.planned_at), min(event.window_start)
+select feed.id, meter.name, sink.name, count(*), sum(outbox.delta), min(outbox.planned_at), min(outbox.window_start)
   from aggregator.feed
   join aggregator.meter on meter.id = feed.meter_id
   join aggregator.sink on sink.id = feed.sink_id
   join aggregator.outbox on outbox.feed_id = feed.id
-  join aggregator.event on event.id = outbox.event_id
  where not exists (select from unnest(%(meters)s::text[], %(sinks)s::text[]) as known (meter, sink)
                     where known.meter = meter.name and known.sink = sink.name)
    and not (meter.name <> all(%(meters)s) and {READ_ELSEWHERE})

@@ -44,12 +44,11 @@ with made as (
     select distinct feed_id, date_trunc('day', window_start, 'UTC'), window_start + interval '1 hour' from made
      where mod(extract(minute from window_start), 3) = 0
 ), events as (
-    insert into aggregator.event (id, slot_id, pass_id, feed_id, revision, window_start, at, planned_at, exposed_at,
-                                  attempted_at, settled_at, state, attempts, customer, identifier, delta, total, transport,
-                                  request_id)
-    select id, id, 0, feed_id, 0, window_start, window_start, window_start + interval '1 minute',
-           window_start + interval '2 min', window_start + interval '2 min', window_start + interval '2 min', 'accepted', 1,
-           customer, 'past_' || id, quantity, quantity, 'v1', 'req_' || id
+    insert into aggregator.event_at_rest (id, pass_id, feed_id, window_start, at, planned_at, exposed_at, settled_at, state,
+                                          customer, identifier, delta, transport, request_id)
+    select id, 0, feed_id, window_start, window_start, window_start + interval '1 minute',
+           window_start + interval '2 min', window_start + interval '2 min', 'accepted', customer, 'past_' || id, quantity,
+           'v1', 'req_' || id
       from made
 )
 select customer, quantity from made

@@ -396,9 +396,9 @@ MISTAKES: tuple[Mistake, ...] = (
     Mistake(
         "what was dismissed of a swollen window goes with the rest",
         "aggregator/ledger/passes/usual.py",
-        "where parked.feed_id = %(feed_id)s and {these} and parked.dismissed_at is null\n"
+        "where parked.feed_id = %(feed_id)s and {{these}} and parked.dismissed_at is null\n"
         "       and parked.moved_with is null",
-        "where parked.feed_id = %(feed_id)s and {these}\n       and parked.moved_with is null",
+        "where parked.feed_id = %(feed_id)s and {{these}}\n       and parked.moved_with is null",
         ("tests/postgres/test_guards.py::test_what_a_person_dismissed_of_a_swollen_window_stays_dismissed",),
     ),
     Mistake(
@@ -2158,5 +2158,54 @@ MISTAKES: tuple[Mistake, ...] = (
         "if content_of(path) != (archive.bytes, archive.sha256):",
         "if content_of(path)[0] != archive.bytes:",
         ("tests/postgres/test_archives.py::test_a_file_that_is_damaged_or_gone_is_said",),
+    ),
+    Mistake(
+        "an event at rest forgets its latest attempt",
+        "aggregator/ledger/at_rest.py",
+        "nullif({attempted_at}, {exposed_at})",
+        "case when {exposed_at} is null then {attempted_at} end",
+        ("tests/postgres/test_at_rest.py::test_an_event_says_the_same_at_rest",),
+    ),
+    Mistake(
+        "an event at rest forgets that it was never tried",
+        "aggregator/ledger/at_rest.py",
+        "nullif({attempts}, 1)",
+        "nullif(greatest({attempts}, 1), 1)",
+        ("tests/postgres/test_at_rest.py::test_an_event_says_the_same_at_rest",),
+    ),
+    Mistake(
+        "a total loses its last digit at rest",
+        "aggregator/ledger/at_rest.py",
+        " or scale({of}.total) <> scale({of}.delta)",
+        "",
+        ("tests/postgres/test_at_rest.py::test_an_event_says_the_same_at_rest",),
+    ),
+    Mistake(
+        "what is sent after all has forgotten when it was tried",
+        "aggregator/ledger/at_rest.py",
+        "coalesce({of}.attempted_at, {of}.exposed_at)",
+        "{of}.attempted_at",
+        ("tests/postgres/test_at_rest.py::test_an_event_is_sent_after_all_as_it_was",),
+    ),
+    Mistake(
+        "what a sink lacks is sent again as if it might be there",
+        "aggregator/ledger/review/parked.py",
+        ', exposed_at="null::timestamptz")',
+        ")",
+        ("tests/postgres/test_in_doubt.py", "tests/postgres/test_clocks.py"),
+    ),
+    Mistake(
+        "an attempt that never left is counted",
+        "aggregator/ledger/outbox/outbox.py",
+        "           attempts = outbox.attempts - mine.uncounted,\n",
+        "",
+        ("tests/postgres/test_delivery.py::test_what_never_left_burns_no_attempt",),
+    ),
+    Mistake(
+        "a claim counts no attempt",
+        "aggregator/ledger/outbox/outbox.py",
+        "attempts = outbox.attempts + 1,",
+        "attempts = outbox.attempts,",
+        ("tests/postgres/test_delivery.py::test_the_attempt_is_on_record_before_the_first_byte_leaves",),
     ),
 )

@@ -118,17 +118,23 @@ class Made:
         delta: Decimal, total: Decimal,
     ) -> int:  # fmt: skip
         event: int = self._one("select nextval('aggregator.event_id')") if revision else slot
-        self._connection.execute(
-            "insert into aggregator.event (id, slot_id, pass_id, feed_id, revision, window_start, at, planned_at, state,"
-            " customer, identifier, delta, total) values (%s, %s, 1, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)",
-            [event, slot, feed, revision, start, start, start, state, customer, f"agg_{event}", delta, total],
-        )
         if state in ("due", "sending"):
             self._connection.execute(
-                "insert into aggregator.outbox (event_id, sink_id, feed_id, due_at) values (%s, %s, %s, %s)",
-                [event, sink, feed, start],
-            )
-        elif state in ("held", "refused", "in_doubt"):
+                "insert into aggregator.outbox (event_id, slot_id, pass_id, sink_id, feed_id, revision, window_start, at,"
+                " planned_at, due_at, claim_id, customer, identifier, delta, total)"
+                " values (%s, %s, 1, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)",
+                [event, slot, sink, feed, revision, start, start, start, start, 1 if state == "sending" else None, customer,
+                 f"agg_{event}", delta, total],
+            )  # fmt: skip
+            return event
+        self._connection.execute(
+            "insert into aggregator.event_at_rest (id, slot_id, pass_id, feed_id, revision, window_start, at, planned_at,"
+            " state, attempts, customer, identifier, delta, total)"
+            " values (%s, %s, 1, %s, %s, %s, %s, %s, %s, 0, %s, %s, %s, %s)",
+            [event, slot if revision else None, feed, revision or None, start, start, start, state, customer,
+             f"agg_{event}", delta, total],
+        )  # fmt: skip
+        if state in ("held", "refused", "in_doubt"):
             dismissed = start if state != "in_doubt" and self._dice.random() < 0.4 else None
             self._connection.execute(
                 "insert into aggregator.parked (event_id, feed_id, state, reason, since, dismissed_at)"

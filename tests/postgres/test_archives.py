@@ -142,9 +142,11 @@ def test_an_identifier_is_made_again_and_one_of_another_generation_is_kept(histo
     """So that no event has another name for having been archived."""
     names = dict(history.world.rows("select id, identifier from aggregator.event"))
     made = "(select min(id) from aggregator.event where window_start >= %s)"
-    history.world.execute("alter table aggregator.event disable trigger event_is_frozen")
-    history.world.execute(f"update aggregator.event set identifier = 'agg_of_old' where id = {made}", AUGUST)
-    history.world.execute("alter table aggregator.event enable trigger event_is_frozen")
+    history.world.execute("alter table aggregator.event_at_rest disable trigger event_is_frozen")
+    history.world.execute(
+        f"update aggregator.event_at_rest set identifier = 'agg_of_old' where id = {made}", AUGUST
+    )
+    history.world.execute("alter table aggregator.event_at_rest enable trigger event_is_frozen")
     odd = history.world.one("select id from aggregator.event where identifier = 'agg_of_old'")
     names[odd] = "agg_of_old"
     archive(history)
@@ -190,7 +192,7 @@ def refuse_one(world: World, since: dt.datetime) -> None:
     with world.database.transaction() as connection:
         row = connection.execute(first, [since]).fetchone()
         assert row is not None
-        connection.execute("update aggregator.event set state = 'refused' where id = %s", [row[0]])
+        connection.execute("update aggregator.event_at_rest set state = 'refused' where id = %s", [row[0]])
         connection.execute(
             """insert into aggregator.parked (event_id, feed_id, state, reason, since, was_accepted)
                values (%s, %s, 'refused', 'reported late', now(), true)""",
@@ -286,12 +288,12 @@ def test_nothing_is_removed_that_was_not_read_back(history: History, tmp_path: P
     """Not by hand either, nor beyond what the archive has."""
     world = history.world
     with pytest.raises(InvariantBroken, match="never deleted"):
-        world.execute("delete from aggregator.event where id = 1")
+        world.execute("delete from aggregator.event_at_rest where id = 1")
     with pytest.raises((InvariantBroken, LedgerError), match="never deleted"):
-        world.execute("truncate aggregator.event cascade")
+        world.execute("truncate aggregator.event_at_rest cascade")
     archive(history)
     with pytest.raises(InvariantBroken, match="never deleted"):
-        world.execute("delete from aggregator.event where window_start >= %s", later(AUGUST, 1))
+        world.execute("delete from aggregator.event_at_rest where window_start >= %s", later(AUGUST, 1))
     [july, _] = history.archives.listed()
     assert not history.archives.remove(july, JULY), "another process did"
     by_hand = "select aggregator.remove_archived(%s, %s)"
@@ -341,11 +343,11 @@ ODD = {
 
 def test_odd_values_are_known_again(history: History) -> None:
     """The ledger and the file make the same digest of each, and it is brought back as it was."""
-    history.world.execute("alter table aggregator.event disable trigger event_is_frozen")
+    history.world.execute("alter table aggregator.event_at_rest disable trigger event_is_frozen")
     events = [row[0] for row in history.world.rows("select id from aggregator.event order by id limit 6")]
     for event, quantity, reason in zip(events, ODD["quantity"], ODD["reason"], strict=True):
         history.world.execute(
-            "update aggregator.event set quantity = %s, reason = %s, settled_at = null where id = %s",
+            "update aggregator.event_at_rest set quantity = %s, reason = %s, settled_at = null where id = %s",
             Decimal(quantity), reason, event,
         )  # fmt: skip
     every = "select * from aggregator.event where id = any(%s) order by id"
@@ -358,10 +360,10 @@ def test_odd_values_are_known_again(history: History) -> None:
 
 def test_a_number_without_room_keeps_its_month_here(history: History) -> None:
     """It is named, and nothing is rounded or removed."""
-    history.world.execute("alter table aggregator.event disable trigger event_is_frozen")
+    history.world.execute("alter table aggregator.event_at_rest disable trigger event_is_frozen")
     for number in ("1e20", "1e-19"):
         history.world.execute(
-            "update aggregator.event set quantity = %s where id = (select min(id) from aggregator.event)",
+            "update aggregator.event_at_rest set quantity = %s where id = (select min(id) from aggregator.event)",
             Decimal(number),
         )
         [trouble] = history.archiver.run_once(history.world.now).troubles
@@ -374,8 +376,10 @@ OPEN = {
     "not planned to its end for a sink": "update aggregator.feed set read_until = '2026-07-20Z'",
     "waiting to be read again": "update aggregator.meter set reread_from = '2026-07-20Z'",
     "events waiting to be sent": """
-        insert into aggregator.outbox (event_id, sink_id, feed_id, due_at)
-        select id, 1, feed_id, now() from aggregator.event where window_start < '2026-08-01Z' limit 1""",
+        insert into aggregator.outbox (event_id, slot_id, pass_id, sink_id, feed_id, revision, window_start, at, planned_at,
+                                       due_at, customer, identifier, delta, total)
+        select 0, 0, 1, 1, feed_id, 0, window_start, at, at, at, customer, 'agg_later', 1, 1
+          from aggregator.event where window_start < '2026-08-01Z' limit 1""",
     "events waiting for a person, or for proof": "update aggregator.parked set dismissed_at = null",
     "events being taken back": """
         insert into aggregator.cancellation (event_id, sink_id, state, asked_at, next_at)
@@ -469,7 +473,7 @@ def test_a_row_that_differs_in_one_byte_stays(history: History, monkeypatch: pyt
         if name == "archive_verified":
             monkeypatch.undo()
             history.world.execute(
-                "update aggregator.event set request_id = 'req_x' where id = (select min(id) from aggregator.event)"
+                "update aggregator.event_at_rest set request_id = 'req_x' where id = (select min(id) from aggregator.event)"
             )
 
     monkeypatch.setattr(failpoints, "passing", changed)

@@ -569,8 +569,8 @@ def test_other_doubts_of_the_minute_wait_for_a_cancellation(owing: World, sink: 
     doubtful = event_of(owing)
     # Revisions have minutes of their own while there is room; here both stand in one, as in a window of one minute.
     at = owing.one("select at from aggregator.event where customer = 'cus_a' order by id limit 1")
-    owing.execute("alter table aggregator.event disable trigger event_is_frozen")
-    owing.execute("update aggregator.event set at = %s where id = %s", at, doubtful)
+    owing.execute("alter table aggregator.outbox disable trigger outbox_is_frozen")
+    owing.execute("update aggregator.outbox set at = %s where event_id = %s", at, doubtful)
     later(owing, 21 * HOUR)
     owing.deliver()
     assert owing.one("select state::text from aggregator.event where id = %s", doubtful) == "in_doubt"

@@ -115,7 +115,7 @@ def test_what_differs_goes_on_record_and_leaves_it_once_it_is_put_right(sent: Co
 
 def test_who_was_suspicious_comes_first(sent: Compared) -> None:
     """Then by the age of what is unchecked; a round takes a few customers."""
-    sent.world.execute("update aggregator.event set attempts = 2 where customer = 'cus_3'")
+    sent.world.execute("update aggregator.event_at_rest set attempts = 2 where customer = 'cus_3'")
     sent.world.now += 27 * HOUR
     body = checker(sent, at_once=1)
     assert body.run_once(sent.world.now).more

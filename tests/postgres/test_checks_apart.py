@@ -178,7 +178,7 @@ class Lab:
         self.pass_over()
         with psycopg.connect(self._ledger, autocommit=True) as ledger:
             ledger.execute(
-                "update aggregator.event set attempted_at = attempted_at - interval '3 days', "
+                "update aggregator.event_at_rest set attempted_at = attempted_at - interval '3 days', "
                 "exposed_at = exposed_at - interval '3 days', settled_at = settled_at - interval '3 days'"
             )
             ledger.execute(

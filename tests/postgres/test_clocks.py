@@ -253,7 +253,7 @@ def test_an_answer_of_long_ago_is_not_proven_by_a_wrong_clock(today: Today) -> N
     today.owe()
     today.sink.fault = lambda event: Answer.UNKNOWN
     today.worker().run_once(today.database.now())
-    today.execute("update aggregator.event set exposed_at = exposed_at - interval '21 hours'")
+    today.execute("update aggregator.outbox set exposed_at = exposed_at - interval '21 hours'")
     today.execute("update aggregator.outbox set due_at = clock_timestamp()")
     assert today.worker().run_once(today.database.now()).in_doubt == 3
     today.host.ahead = 30 * HOUR
@@ -270,8 +270,8 @@ def test_a_ledger_whose_clock_is_set_back_bills_nothing_twice(today: Today) -> N
     today.sink.lost_after_booking = lambda event: True
     assert today.worker().run_once(today.database.now()).again == 3
     for statement in (
-        "update aggregator.event set exposed_at = exposed_at + interval '30 h'",
-        "update aggregator.event set attempted_at = attempted_at + interval '30 h'",
+        "update aggregator.outbox set exposed_at = exposed_at + interval '30 h'",
+        "update aggregator.outbox set attempted_at = attempted_at + interval '30 h'",
         "update aggregator.outbox set due_at = due_at + interval '30 h'",
         "update aggregator.identity set claimed_at = claimed_at + interval '30 h'",
     ):
@@ -295,14 +295,14 @@ def test_what_a_clock_that_is_set_back_had_put_off_is_not_waited_for(today: Toda
     today.worker().run_once(today.database.now())
     feed, meter = today.registered.feeds[0].id, today.registered.id
     for statement in (
-        "update aggregator.event set exposed_at = exposed_at - interval '21 hours'",
+        "update aggregator.outbox set exposed_at = exposed_at - interval '21 hours'",
         "update aggregator.outbox set due_at = clock_timestamp()",
     ):
         today.execute(statement)
     assert today.worker().run_once(today.database.now()).in_doubt == 3
     for statement in (
         "update aggregator.identity set claimed_at = clock_timestamp() + interval '30 days'",
-        "update aggregator.event set attempted_at = clock_timestamp() + interval '30 days'",
+        "update aggregator.event_at_rest set attempted_at = clock_timestamp() + interval '30 days'",
         "update aggregator.parked set look_at = clock_timestamp() + interval '30 days'",
         f"""
         insert into aggregator.unread (meter_id, window_start, reason, since, next_at)
@@ -432,7 +432,7 @@ def test_whether_an_event_may_be_sent_again_is_judged_as_of_its_claim(today: Tod
     today.owe()
     today.sink.fault = lambda event: Answer.UNKNOWN
     today.worker().run_once(today.database.now())
-    today.execute("update aggregator.event set exposed_at = exposed_at - interval '21 hours'")
+    today.execute("update aggregator.outbox set exposed_at = exposed_at - interval '21 hours'")
     today.execute("update aggregator.outbox set due_at = clock_timestamp()")
     sent = len(today.sink.received)
     assert today.worker().run_once(today.database.now() - 5 * HOUR).in_doubt == 3

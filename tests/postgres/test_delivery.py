@@ -7,6 +7,7 @@ import pytest
 from aggregator.core.model import Answer, Event, Outcome, State
 from aggregator.delivery.sender import Sender
 from aggregator.errors import InvariantBroken, LedgerUnreachable
+from aggregator.ledger.at_rest import to_outbox, to_rest
 from aggregator.ledger.database import Database
 from aggregator.ledger.facts import Facts
 from aggregator.ledger.review.parked import Choice, ParkedEvents
@@ -337,15 +338,29 @@ def test_a_customers_windows_go_out_in_order(world: World) -> None:
     assert starts == sorted(starts)
 
 
+GONE = "with gone as (delete from aggregator.outbox returning *)"
+TAKEN = "with taken as (delete from aggregator.event_at_rest returning *)"
+
+
+def rests(state: str) -> str:
+    """Return a statement that takes all events out of the outbox, and puts them to rest in a state."""
+    return f"{GONE} {to_rest('gone', state=repr(state), reason='null', settled_at='null')} from gone"
+
+
+BACK = to_outbox("gone", sink="1", due_at="now()", reason="null")
+
+
 @pytest.mark.parametrize(
     "statement",
     [
-        "update aggregator.event set delta = 99",
-        "update aggregator.event set identifier = 'agg_other'",
-        "update aggregator.event set at = at + interval '1 minute'",
-        "delete from aggregator.event",
-        "update aggregator.event set state = 'void'",
-        "update aggregator.event set state = 'due'",
+        "update aggregator.event_at_rest set delta = 99",
+        "update aggregator.event_at_rest set identifier = 'agg_other'",
+        "update aggregator.event_at_rest set at = at + interval '1 minute'",
+        "delete from aggregator.event_at_rest",
+        "truncate aggregator.event_at_rest cascade",
+        "update aggregator.event_at_rest set state = 'void'",
+        "update aggregator.event_at_rest set state = 'due'",
+        f"with gone as (delete from aggregator.event_at_rest returning *) {BACK} from gone",
     ],
 )
 def test_the_database_refuses_what_would_break_an_invariant(owing: World, statement: str) -> None:
@@ -355,13 +370,54 @@ def test_the_database_refuses_what_would_break_an_invariant(owing: World, statem
         owing.execute(statement)
 
 
+@pytest.mark.parametrize(
+    ("statement", "why"),
+    [
+        ("update aggregator.outbox set total = 99", "what an event says never changes"),
+        ("delete from aggregator.outbox", "never deleted"),
+        ("truncate aggregator.outbox", "never deleted"),
+        (rests("accepted"), "moves forward only"),
+        (rests("confirmed"), "moves forward only"),
+        (rests("void") + " where gone.revision > 0", "never deleted"),
+        (rests("void").replace("gone.customer", "'cus_else'"), "never changes"),
+        (rests("void").replace("gone.at,", "gone.at + interval '1 s',"), "never changes"),
+        (rests("void").replace("gone.delta,", "gone.delta + 1,"), "never changes"),
+    ],
+)
+def test_what_leaves_the_outbox_comes_to_rest_as_it_was(owing: World, statement: str, why: str) -> None:
+    """A due event can be neither lost nor changed on its way, and it takes the steps of the table only."""
+    with pytest.raises(InvariantBroken, match=why):
+        owing.execute(statement)
+
+
+def test_what_is_sent_after_all_goes_back_as_it_was(owing: World) -> None:
+    """Whoever sends a held event puts it into the outbox whole, or the ledger refuses that."""
+    owing.execute(rests("held"))
+    for statement, why in (
+        (f"{TAKEN} select from taken", "never deleted"),
+        (
+            f"{TAKEN} {BACK.replace('gone', 'taken').replace('taken.delta', 'taken.delta + 1')} from taken",
+            "never changes",
+        ),
+    ):
+        with pytest.raises(InvariantBroken, match=why):
+            owing.execute(statement)
+    before = owing.rows("select id, delta, total, identifier, attempts from aggregator.event order by id")
+    owing.execute(f"{TAKEN} {BACK.replace('gone', 'taken')} from taken")
+    assert (
+        owing.rows("select id, delta, total, identifier, attempts from aggregator.event order by id")
+        == before
+    )
+    assert owing.one("select count(*) from aggregator.event_at_rest") == 0
+
+
 def test_the_database_refuses_a_second_event_for_a_revision(owing: World) -> None:
     """One slot and revision has one event: the first goes by the slot's number, and others stand in an index."""
     add = """
-        insert into aggregator.event (id, slot_id, pass_id, feed_id, revision, window_start, at, planned_at, state,
-                                      customer, identifier, delta, total)
-        select case %s when 'its own' then id else nextval('aggregator.event_id') end, slot_id, pass_id, feed_id, %s,
-               window_start, at, planned_at, state, customer, 'agg_second', delta, total
+        insert into aggregator.outbox (event_id, slot_id, pass_id, sink_id, feed_id, revision, window_start, at, planned_at,
+                                       due_at, customer, identifier, delta, total)
+        select case %s when 'its own' then id else nextval('aggregator.event_id') end, slot_id, pass_id, 1, feed_id, %s,
+               window_start, at, planned_at, at, customer, 'agg_second', delta, total
           from aggregator.event where revision = 0 order by id limit 1
     """
     owing.execute(add, "another", 1)

@@ -383,9 +383,9 @@ def test_what_somebody_lowered_is_sent_once_more(three: Compared) -> None:
 @pytest.mark.parametrize("by", [1, -1])
 def test_a_ledger_that_differs_alone_sends_nothing(three: Compared, by: int) -> None:
     """Source and sink agree: the ledger takes that over, and nobody is sent anything."""
-    three.world.execute("alter table aggregator.event disable trigger event_is_frozen")
+    three.world.execute("alter table aggregator.event_at_rest disable trigger event_is_frozen")
     three.world.execute(
-        "update aggregator.event set delta = delta + %s, total = total + %s where customer = 'cus_b' and delta = 4",
+        "update aggregator.event_at_rest set delta = delta + %s, total = total + %s where customer = 'cus_b' and delta = 4",
         by,
         by,
     )
@@ -476,8 +476,8 @@ def test_a_ledger_that_differs_alone_in_one_of_several_windows_sends_nothing(
     for quarter in range(4):
         compared.world.source.use("cus_a", START + 70 * HOUR + quarter * HOUR / 4, 10 * (quarter + 1))
     compared.settled()
-    compared.world.execute("alter table aggregator.event disable trigger event_is_frozen")
-    for table, figure in (("event", "delta"), ("slot", "quantity")):
+    compared.world.execute("alter table aggregator.event_at_rest disable trigger event_is_frozen")
+    for table, figure in (("event_at_rest", "delta"), ("slot", "quantity")):
         compared.world.execute(
             f"update aggregator.{table} set {figure} = {figure} + %s, total = total + %s where {figure} = 20",
             by,

@@ -151,7 +151,7 @@ def test_what_was_said_of_a_customer_stays_with_each_event(database: Database) -
     world.collect()
     assert world.one("select quantity from aggregator.event where customer = 'cus_b'") is None
     with pytest.raises(Exception, match="what an event says never changes"):
-        world.execute("update aggregator.event set quantity = 1 where customer = 'cus_a'")
+        world.execute("update aggregator.event_at_rest set quantity = 1 where customer = 'cus_a'")
 
 
 def test_evidence_adds_up_with_the_slots(world: World) -> None:

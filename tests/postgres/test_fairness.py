@@ -9,6 +9,7 @@ import pytest
 from aggregator.core.model import Answer, Event, Span, Verdict
 from aggregator.daemon.daemon import EVER
 from aggregator.delivery.sender import Delivered, Sender, drain
+from aggregator.ledger.at_rest import to_rest
 from aggregator.ledger.database import Database
 from aggregator.ledger.outbox.turns import LEAST_SHARE, NEWEST_EVERY, PICK, PICK_NEWEST
 from aggregator.ledger.reports import Reports
@@ -44,25 +45,15 @@ def add_feeds(world: World, count: int) -> list[int]:
 
 def owe(world: World, feed: int, events: range, *, backfill: bool = False) -> None:
     """Put events of a feed into the outbox, as a pass would."""
-    values = (feed, START, START, START, events.start, events.stop - 1)
     world.execute(
         """
-        insert into aggregator.event (id, slot_id, pass_id, feed_id, revision, window_start, at, planned_at, state, customer,
-                                      identifier, delta, total)
-        select n, n, 1, %s, 0, %s, %s, %s, 'due', 'cus_' || n, 'agg_' || n, 2, 2 from generate_series(%s::int, %s::int) as n
+        insert into aggregator.outbox (event_id, slot_id, pass_id, sink_id, feed_id, revision, window_start, at, planned_at,
+                                       due_at, backfill, customer, identifier, delta, total)
+        select n, n, 1, %s, %s, 0, %s, %s, %s, %s, %s, 'cus_' || n, 'agg_' || n, 2, 2
+          from generate_series(%s::int, %s::int) as n
         """,
-        *values,
-    )
-    world.execute(
-        "insert into aggregator.outbox (event_id, sink_id, feed_id, due_at, backfill)"
-        " select n, %s, %s, %s, %s from generate_series(%s::int, %s::int) as n",
-        world.registered.feeds[0].sink_id,
-        feed,
-        START,
-        backfill,
-        events.start,
-        events.stop - 1,
-    )
+        world.registered.feeds[0].sink_id, feed, START, START, START, START, backfill, events.start, events.stop - 1,
+    )  # fmt: skip
     world.execute("analyze aggregator.outbox")
 
 
@@ -240,7 +231,11 @@ def test_what_may_not_leave_yet_does_not_change_the_way_of_the_rest(world: World
     assert claimed(world, 10) == [1, 2, 3, 101, 102]
     assert not world.outbox.more_due(sink_id, 0, world.now)
     assert world.outbox.more_due(sink_id, 4, EVER, [cleared, stopped])
-    world.execute("delete from aggregator.outbox where claim_id is not null")
+    world.execute(
+        "with gone as (delete from aggregator.outbox where claim_id is not null returning *)"
+        + to_rest("gone", state="'refused'", reason="null", settled_at="null")
+        + "from gone"
+    )
     assert not world.outbox.more_due(sink_id, 0, EVER, [cleared, stopped])
 
 

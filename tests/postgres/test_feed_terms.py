@@ -273,9 +273,9 @@ def test_a_shadow_stays_a_shadow(database: Database, state: str) -> None:
     two.source.use("cus_a", START)
     two.round(1)
     with pytest.raises(InvariantBroken):
-        two.world.execute("update aggregator.event set state = %s where state = 'shadow'", state)
+        two.world.execute("update aggregator.event_at_rest set state = %s where state = 'shadow'", state)
     with pytest.raises(InvariantBroken):
-        two.world.execute("update aggregator.event set state = 'shadow' where state = 'accepted'")
+        two.world.execute("update aggregator.event_at_rest set state = 'shadow' where state = 'accepted'")
 
 
 def test_a_shadow_that_ends_begins_with_the_first_window_not_read_yet(database: Database) -> None:

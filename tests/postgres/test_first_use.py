@@ -201,13 +201,10 @@ def test_a_meter_that_is_not_configured_here_keeps_nobody(fresh: Fresh) -> None:
         ), feed as (
             insert into aggregator.feed (meter_id, sink_id, since, read_until)
             select meter.id, %(sink)s, %(at)s, %(at)s from meter returning id
-        ), event as (
-            insert into aggregator.event (id, slot_id, pass_id, feed_id, revision, window_start, at, planned_at, state,
-                                          customer, identifier, delta, total)
-            select 1000, 1000, 1, feed.id, 0, %(at)s, %(at)s, %(at)s, 'due', 'cus_1', 'agg_r', 1, 1 from feed
-            returning id, feed_id
         )
-        insert into aggregator.outbox (event_id, sink_id, feed_id, due_at) select id, %(sink)s, feed_id, %(at)s from event
+        insert into aggregator.outbox (event_id, slot_id, pass_id, sink_id, feed_id, revision, window_start, at, planned_at,
+                                       due_at, customer, identifier, delta, total)
+        select 1000, 1000, 1, %(sink)s, feed.id, 0, %(at)s, %(at)s, %(at)s, %(at)s, 'cus_1', 'agg_r', 1, 1 from feed
         """
     with fresh.database.transaction() as connection:
         connection.execute(removed, {"at": START, "sink": fresh.registered.feeds[0].sink_id})

@@ -85,7 +85,7 @@ def bring(world: World, state: str) -> None:
         case "accepted" | "confirmed":
             world.deliver()
             if state == "confirmed":
-                world.execute("update aggregator.event set state = 'confirmed'")
+                world.execute("update aggregator.event_at_rest set state = 'confirmed'")
         case "refused":
             world.sink.refused |= {"cus_0", "cus_1", "cus_2"}
             world.deliver()
@@ -329,7 +329,7 @@ def test_an_event_that_was_given_up_may_be_there(owing: World, in_doubt: InDoubt
     """What left and was voided without proof is in nobody's books, and yet perhaps in the figure; a rejected one is not."""
     bring(owing, "in_doubt")
     event, name = event_of(owing)
-    owing.execute("update aggregator.event set state = 'void' where id = %s", event)
+    owing.execute("update aggregator.event_at_rest set state = 'void' where id = %s", event)
     [meter_state] = _at_one_minute(owing, in_doubt, "cus_1")
     assert (meter_state.asked, meter_state.maybe_sent) == (False, True)
     reject_by_report(in_doubt, sink_id(owing), [Rejection(name, "invalid value")], owing.now)
@@ -450,11 +450,11 @@ def test_the_ledger_refuses_a_step_that_no_rule_allows(owing: World) -> None:
     bring(owing, "confirmed")
     for state in ("accepted", "due", "in_doubt"):
         with pytest.raises(InvariantBroken):
-            owing.execute("update aggregator.event set state = %s::aggregator.event_state", state)
-    owing.execute("update aggregator.event set state = 'refused'")
+            owing.execute("update aggregator.event_at_rest set state = %s::aggregator.event_state", state)
+    owing.execute("update aggregator.event_at_rest set state = 'refused'")
     for state in ("accepted", "confirmed", "in_doubt"):
         with pytest.raises(InvariantBroken):
-            owing.execute("update aggregator.event set state = %s::aggregator.event_state", state)
+            owing.execute("update aggregator.event_at_rest set state = %s::aggregator.event_state", state)
 
 
 # The commands, in this process: what they say, and what they refuse.
@@ -470,8 +470,8 @@ with pass as (
     select id, 'adoption', tstzrange(mark, mark), tstzrange(mark, mark), now(), 0, 1, 'f' from aggregator.meter
     returning id
 ), event as (
-    insert into aggregator.event (id, slot_id, pass_id, feed_id, revision, window_start, at, planned_at, state, customer,
-                                  identifier, delta, total, reason)
+    insert into aggregator.event_at_rest (id, slot_id, pass_id, feed_id, revision, window_start, at, planned_at, state,
+                                          customer, identifier, delta, total, reason)
     select nextval('aggregator.event_id'), slot_id, pass.id, feed_id, 1, window_start, at, now(), 'confirmed', customer,
            'taken_over', -delta, 0, 'taken over from the sink''s own totals'
       from aggregator.event, pass where customer = 'cus_1'
@@ -658,14 +658,18 @@ def test_a_persons_word_on_what_is_in_doubt(owing: World, call: Callable[..., Re
     assert shown.output.endswith("1 event accepted.\n")
     assert state_of(owing, first) == "accepted"
     assert complaint(call("mark-accepted", first)) == f"Not in doubt: {first}: see `aggregator events list`."
-    owing.execute("update aggregator.event set attempted_at = %s where id = %s", LATER - 25 * HOUR, second)
-    owing.execute("update aggregator.event set attempted_at = %s where id = %s", LATER, third)
+    owing.execute(
+        "update aggregator.event_at_rest set attempted_at = %s where id = %s", LATER - 25 * HOUR, second
+    )
+    owing.execute("update aggregator.event_at_rest set attempted_at = %s where id = %s", LATER, third)
     early = call("mark-missing", second, third)
     assert f"Tried too recently to be called missing: {second}, {third}" in complaint(early)
     assert "look again after" in complaint(early)
     assert state_of(owing, second) == "in_doubt"
     assert "look again after 2026-11-05 05:00Z (1h)" in complaint(call("mark-missing", second))
-    owing.execute("update aggregator.event set attempted_at = %s where id = %s", LATER - 27 * HOUR, second)
+    owing.execute(
+        "update aggregator.event_at_rest set attempted_at = %s where id = %s", LATER - 27 * HOUR, second
+    )
     assert json.loads(call("mark-missing", second, "--json").output) == {
         "missing": [second],
         "not_in_doubt": [],

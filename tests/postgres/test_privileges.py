@@ -38,7 +38,9 @@ def names(run: Run) -> Iterator[Names]:
     [(database,)] = run("select current_database()")
     run(roles_sql(names, database))
     run(f"alter schema aggregator owner to {names.owner}")
-    for (table,) in run("select tablename from pg_tables where schemaname = 'aggregator'"):
+    for (table,) in run(
+        "select relname from pg_class where relnamespace = 'aggregator'::regnamespace and relkind in ('r', 'v')"
+    ):
         run(f"alter table aggregator.{table} owner to {names.owner}")
     run(tables_sql(names))
     yield names
@@ -64,8 +66,8 @@ def test_of_roles_as_printed_there_is_nothing_to_say(
 ) -> None:
     """Also when the SQL runs once more; and what came in addition, it takes away."""
     assert said() == []
-    run(f"grant truncate on aggregator.event to {names.daemon}")
-    assert said() == [Difference(names.daemon, Kind.DAEMON, False, "truncate on table event")]
+    run(f"grant truncate on aggregator.event_at_rest to {names.daemon}")
+    assert said() == [Difference(names.daemon, Kind.DAEMON, False, "truncate on table event_at_rest")]
     run(tables_sql(names))
     assert said() == []
 
@@ -81,8 +83,9 @@ def test_who_may_not_migrate_is_told_who_may(run: Run, names: Names, ledger_url:
 @pytest.mark.parametrize(
     ("change", "kind", "missing", "what"),
     [
-        ("grant insert on aggregator.event to {reader}", Kind.READER, False, "insert on table event"),
-        ("grant update (state) on aggregator.event to {reader}", Kind.READER, False, "update on table event"),
+        ("grant insert on aggregator.outbox to {reader}", Kind.READER, False, "insert on table outbox"),
+        ("grant update (state) on aggregator.event_at_rest to {reader}", Kind.READER, False,
+         "update on table event_at_rest"),
         ("grant usage on sequence aggregator.event_id to {reader}", Kind.READER, False, "usage on sequence event_id"),
         ("grant delete on aggregator.event to public", Kind.READER, False, "delete on table event"),
         ("grant create on schema aggregator to {reader}", Kind.READER, False, "create on schema aggregator"),
@@ -94,7 +97,7 @@ def test_who_may_not_migrate_is_told_who_may(run: Run, names: Names, ledger_url:
          "select on 2 tables (event, slot)"),
         ("revoke usage on schema aggregator from {reader}", Kind.READER, True, "usage on schema aggregator"),
         ("revoke usage on sequence aggregator.event_id from {daemon}", Kind.DAEMON, True, "usage on sequence event_id"),
-        ("revoke insert on aggregator.event from {daemon}", Kind.DAEMON, True, "insert on table event"),
+        ("revoke insert on aggregator.outbox from {daemon}", Kind.DAEMON, True, "insert on table outbox"),
         ("alter table aggregator.event owner to postgres", Kind.OWNER, True, "does not own table event"),
     ],
 )  # fmt: skip

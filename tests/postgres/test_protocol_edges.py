@@ -143,10 +143,11 @@ def test_the_first_thing_that_failed_is_what_is_reported(
         world.source.use(f"cus_{number:03}", START)
     world.execute(
         """
-        insert into aggregator.event (id, slot_id, pass_id, feed_id, revision, window_start, at, planned_at, state,
-                                      customer, identifier, delta, total)
-        values (1, 1, 1, 1, 0, %s, %s, %s, 'due', 'x', 'y', 1, 1)
+        insert into aggregator.outbox (event_id, slot_id, pass_id, sink_id, feed_id, revision, window_start, at, planned_at,
+                                       due_at, customer, identifier, delta, total)
+        values (1, 1, 1, 1, 1, 0, %s, %s, %s, %s, 'x', 'y', 1, 1)
         """,
+        START,
         START,
         START,
         START,

@@ -149,7 +149,7 @@ class Lab:
         for sink in self.app.sink_ids:
             Drained(self.app, sink).run_once(self.app.ledger.instant())
         self.ledger(
-            "update aggregator.event set attempted_at = attempted_at - interval '3 days', "
+            "update aggregator.event_at_rest set attempted_at = attempted_at - interval '3 days', "
             "exposed_at = exposed_at - interval '3 days', settled_at = settled_at - interval '3 days' "
             "where settled_at > now() - interval '1 day'"
         )
@@ -193,9 +193,9 @@ class Lab:
             meter,
             sink,
         )
-        self.ledger("alter table aggregator.event disable trigger event_is_frozen")
+        self.ledger("alter table aggregator.event_at_rest disable trigger event_is_frozen")
         for statement in (
-            "update aggregator.event set delta = delta + %s, total = total + %s",
+            "update aggregator.event_at_rest set delta = delta + %s, total = total + %s",
             "update aggregator.slot set quantity = quantity + %s, total = total + %s",
         ):
             self.ledger(
@@ -206,7 +206,7 @@ class Lab:
                 customer,
                 hour,
             )
-        self.ledger("alter table aggregator.event enable trigger event_is_frozen")
+        self.ledger("alter table aggregator.event_at_rest enable trigger event_is_frozen")
         return sink, Cause.UNEXPLAINED
 
     def _in_sandbox(self, meter: str, customer: str, hour: dt.datetime, by: int) -> tuple[str, Cause]:

@@ -36,7 +36,7 @@ def slowly(blocks):
         yield block[len(block) // 2 :]
 
 def copy(connection, table, columns, fields):
-    if table != "aggregator.event":
+    if table != "aggregator.outbox":
         return plain(connection, table, columns, fields)
     whole = b"".join((copy_format.BINARY_BEGINS, *fields, copy_format.BINARY_ENDS))
     with connection.cursor().copy(f"copy {table} ({columns}) from stdin with (format binary)") as stream:

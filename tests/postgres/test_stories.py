@@ -470,10 +470,10 @@ def test_windows_are_found_by_their_key_however_large_the_ledger_is(scene: Scene
                   from generate_series(0, 999) as hour, generate_series(1, 40) as who
                 returning *
             ), sent as (
-                insert into aggregator.event (id, slot_id, pass_id, feed_id, revision, window_start, at, planned_at, state,
-                                              customer, identifier, delta, total, attempted_at)
-                select tail, id, 1, 1, 0, window_start, window_start, window_start, 'accepted', customer, 'agg_' || id, 2,
-                       2, window_start
+                insert into aggregator.event_at_rest (id, pass_id, feed_id, window_start, at, planned_at, state, customer,
+                                                      identifier, delta, attempted_at)
+                select tail, 1, 1, window_start, window_start, window_start, 'accepted', customer, 'agg_' || id, 2,
+                       window_start
                   from billed
                 returning id, window_start
             ), claimed as (
@@ -486,7 +486,7 @@ def test_windows_are_found_by_their_key_however_large_the_ledger_is(scene: Scene
             [NINE],
         )
         connection.execute(
-            "vacuum analyze aggregator.slot, aggregator.event, aggregator.claim, aggregator.rejection"
+            "vacuum analyze aggregator.slot, aggregator.event_at_rest, aggregator.claim, aggregator.rejection"
         )
         starts = [NINE + hour * HOUR for hour in range(24)]
         values = {"feed": 1, "customer": "cus_7", "starts": starts}

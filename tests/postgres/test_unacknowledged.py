@@ -166,7 +166,7 @@ def test_what_never_went_silently_is_not_looked_through(database: Database) -> N
     looked_up = [
         node["Actual Loops"]
         for node in nodes(explained[0][0]["Plan"])
-        if node.get("Relation Name") == "event"
+        if node.get("Relation Name") == "event_at_rest"
     ]
     assert looked_up
     assert sum(looked_up) <= 2 * world.one("select count(*) from aggregator.claim")

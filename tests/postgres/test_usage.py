@@ -159,14 +159,14 @@ def large(database: Database, ledger_url: str) -> UsageFeed:
                       from generate_series(%s::int, %s::int) as hour, generate_series(1, %s::int) as who
                     returning *
                 )
-                insert into aggregator.event (id, slot_id, pass_id, feed_id, revision, window_start, at, planned_at, state,
-                                              customer, identifier, delta, total)
-                select tail, id, 1, 1, 0, window_start, window_start, window_start, 'accepted', customer, 'agg_' || id, 2, 2
+                insert into aggregator.event_at_rest (id, pass_id, feed_id, window_start, at, planned_at, state, customer,
+                                                      identifier, delta)
+                select tail, 1, 1, window_start, window_start, window_start, 'accepted', customer, 'agg_' || id, 2
                   from billed
                 """,
                 [START, windows.start, windows.stop - 1, customers],
             )
-        connection.execute("vacuum analyze aggregator.slot, aggregator.event")
+        connection.execute("vacuum analyze aggregator.slot, aggregator.event_at_rest")
     [feed] = UsageReport(database).feeds("requests", WHOLE)
     return feed
 

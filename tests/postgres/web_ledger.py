@@ -68,11 +68,10 @@ select distinct feed_id, date_trunc('day', window_start, 'UTC'), window_start - 
 
 # All is billed but for the newest hour, and for what waits.
 EVENTS = """
-insert into aggregator.event (id, slot_id, pass_id, feed_id, revision, window_start, at, planned_at, settled_at, state,
-                              reason, customer, combination, identifier, delta, total)
-select tail, id, 1, feed_id, 0, window_start, window_start + interval '59 minutes', window_start + interval '66 minutes',
-       case when state = 'due' then null else window_start + interval '67 minutes' end, state::aggregator.event_state,
-       reason, customer, combination, 'agg_' || tail, total, total
+create temporary table planned on commit drop as
+select tail as id, feed_id, window_start, window_start + interval '59 minutes' as at,
+       window_start + interval '66 minutes' as planned_at, state::aggregator.event_state as state, reason, customer,
+       combination, 'agg_' || tail as identifier, total as delta
   from (select slot.*, waits.reason,
                coalesce(waits.state, case when slot.window_start = %(newest)s then 'due' else 'confirmed' end) as state
           from aggregator.slot
@@ -81,9 +80,20 @@ select tail, id, 1, feed_id, 0, window_start, window_start + interval '59 minute
          where slot.feed_id = %(feed)s) as known
 """
 
+AT_REST = """
+insert into aggregator.event_at_rest (id, pass_id, feed_id, window_start, at, planned_at, settled_at, state, attempts,
+                                      reason, customer, combination, identifier, delta)
+select id, 1, feed_id, window_start, at, planned_at, window_start + interval '67 minutes', state, 0, reason, customer,
+       nullif(combination, 0), identifier, delta
+  from planned where state <> 'due'
+"""
+
 OUTBOX = """
-insert into aggregator.outbox (event_id, sink_id, feed_id, due_at)
-select id, 1, feed_id, planned_at from aggregator.event where state = 'due' and feed_id = %(feed)s
+insert into aggregator.outbox (event_id, slot_id, pass_id, sink_id, feed_id, revision, window_start, at, planned_at, due_at,
+                               reason, customer, combination, identifier, delta, total)
+select id, id, 1, 1, feed_id, 0, window_start, at, planned_at, planned_at, reason, customer, combination, identifier, delta,
+       delta
+  from planned where state = 'due'
 """
 
 PARKED = """
@@ -198,7 +208,7 @@ def meter(
         [its, mark - HOUR, mark, mark - HOUR, mark, mark + 6 * HOUR / 60],
     )
     if events:
-        for statement in (EVENTS, OUTBOX, PARKED, DECIDED):
+        for statement in (EVENTS, AT_REST, OUTBOX, "drop table planned", PARKED, DECIDED):
             connection.execute(statement, values)
 
 

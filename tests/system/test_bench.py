@@ -85,7 +85,7 @@ def test_claims_are_measured(run: Run) -> None:
 def test_what_an_event_takes_is_measured(run: Run) -> None:
     """By table and index, at the first try and after others, with a sum of what slots and events take."""
     lines = run("bench.size", "--slots", "200", "--retries", "1")
-    assert {"event", "event_pkey", "slot", "slot_pkey", "attempt"} <= {
+    assert {"event_at_rest", "event_at_rest_pkey", "slot", "slot_pkey", "attempt"} <= {
         each.split()[0] for each in lines[2:-1]
     }
     assert all(float(size) > 100 for size in lines[-1].split()[-2:])

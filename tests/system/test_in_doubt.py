@@ -8,9 +8,9 @@ DAYS_LATER = "27 hours"
 SECONDS_LATER = 27 * 3_600.0
 
 PASSES = f"""
-update aggregator.event set exposed_at = exposed_at - interval '{DAYS_LATER}',
-       attempted_at = attempted_at - interval '{DAYS_LATER}';
-update aggregator.outbox set due_at = due_at - interval '{DAYS_LATER}'
+update aggregator.outbox
+   set exposed_at = exposed_at - interval '{DAYS_LATER}', attempted_at = attempted_at - interval '{DAYS_LATER}',
+       due_at = due_at - interval '{DAYS_LATER}'
 """
 """A day passes, as far as the ledger can tell."""
 

@@ -7,7 +7,7 @@ from tests.system.harness import World
 LATER = "0002"
 
 MIGRATE = """
-alter table aggregator.event add column later_release text;
+alter table aggregator.event_at_rest add column later_release text;
 update aggregator.alembic_version set version_num = '0002';
 """
 """What a migration of a later release leaves: all that this version needs, and more."""

@@ -226,7 +226,7 @@ def test_nothing_in_the_ledger_has_an_old_name() -> None:
     made = "".join(path.read_text() for path in (ROOT / "migrations/versions").glob("*.py"))
     tables = set(re.findall(r"create table aggregator\.(\w+)", made))
     columns = set(re.findall(r"(?m)^    (\w+) +[a-z]", made))
-    assert {"slot", "event"} <= tables
+    assert {"slot", "event_at_rest"} <= tables
     assert {"identifier", "delta"} <= columns
     assert (tables & TABLES.keys(), columns & COLUMNS.keys()) == (set(), set())
 

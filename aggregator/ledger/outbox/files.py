@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 from aggregator.core.model import Bounds, ClaimId, Event, Outcome, Span, Written
 from aggregator.ledger import combinations
+from aggregator.ledger.at_rest import to_rest
 from aggregator.ledger.database import Database, Part
 from aggregator.ledger.identity import LedgerIdentity
 from aggregator.ledger.outbox.outbox import COUNT_VERDICTS, SETTLE, claiming, document
@@ -57,21 +58,20 @@ HOLD_SINK = "select id from aggregator.sink where id = %(sink_id)s for no key up
 # never more than what is summed up here: its customer as JSON text, its quantity, its identifier, and what is around them.
 OPEN = """
 with picked as materialized (
-    select outbox.event_id, outbox.feed_id, outbox.due_at from aggregator.outbox
+    select outbox.* from aggregator.outbox
      where outbox.sink_id = %(sink_id)s and outbox.feed_id = any(%(feeds)s) and outbox.claim_id is null
        and outbox.due_at <= %(now)s
        and (%(start)s::timestamptz is null
-            or exists (select from aggregator.event where event.id = outbox.event_id
-                          and event.window_start >= %(start)s and event.window_start < %(end)s))
+            or outbox.window_start >= %(start)s and outbox.window_start < %(end)s)
      order by outbox.event_id limit %(records)s
        for update of outbox skip locked
 ), weighed as (
-    select event.id, picked.due_at, row_number() over w as n,
-           sum(octet_length(to_json(event.customer)::text) + octet_length(event.identifier)
-               + greatest(octet_length(event.delta::text), octet_length(event.total::text)) + feed.around) over w as size
-      from picked join aggregator.event on event.id = picked.event_id
+    select picked.event_id as id, picked.due_at, row_number() over w as n,
+           sum(octet_length(to_json(picked.customer)::text) + octet_length(picked.identifier)
+               + greatest(octet_length(picked.delta::text), octet_length(picked.total::text)) + feed.around) over w as size
+      from picked
       join unnest(%(feeds)s::int[], %(around)s::int[]) as feed (id, around) on feed.id = picked.feed_id
-    window w as (order by event.id rows unbounded preceding)
+    window w as (order by picked.event_id rows unbounded preceding)
 ), chosen as (
     select id, due_at from weighed where size <= %(bytes)s or n = 1
 )
@@ -86,17 +86,12 @@ insert into aggregator.file (claim_id, sink_id, place, by_hand, held_until)
 values (%(claim)s, %(sink_id)s, %(place)s, %(by_hand)s, %(until)s)
 """
 
-TAKE_ROWS = """
-update aggregator.outbox set claim_id = %(claim)s, due_at = %(never)s
+TAKE = """
+update aggregator.outbox
+   set claim_id = %(claim)s, due_at = %(never)s, attempts = attempts + 1, exposed_at = coalesce(exposed_at, %(now)s),
+       attempted_at = %(now)s
   from (select unnest(events) as event_id from aggregator.claim where id = %(claim)s) as mine
  where outbox.event_id = mine.event_id
-"""
-
-TAKE_EVENTS = """
-update aggregator.event
-   set state = 'sending', attempts = attempts + 1, exposed_at = coalesce(exposed_at, %(now)s), attempted_at = %(now)s
-  from (select unnest(events) as event_id from aggregator.claim where id = %(claim)s) as mine
- where event.id = mine.event_id
 """
 
 # What is in a file is sent once, whoever writes it: nothing exposes an event before.
@@ -134,11 +129,10 @@ with mine as (
     delete from aggregator.outbox
      using (select unnest(events) as event_id from aggregator.claim where id = %(claim)s) as member
      where outbox.event_id = member.event_id and outbox.claim_id = %(claim)s
-    returning outbox.event_id
+    returning outbox.*
+), rests as ({to_rest("mine", state="'accepted'", reason="null", settled_at="%(now)s", request_id="%(name)s")} from mine
 ), settled as (
-    update aggregator.event set state = 'accepted', request_id = %(name)s, reason = null, settled_at = %(now)s
-      from mine where event.id = mine.event_id and event.state = 'sending'
-    returning event.id, event.feed_id, event.state, 0 as uncounted
+    select event_id as id, feed_id, 'accepted' as state, 0 as uncounted from mine
 ), counted as ({COUNT_VERDICTS})
 select count(*) from settled
 """  # noqa: S608 - our own text
@@ -240,7 +234,7 @@ class Files(Part):
                 return None
             made.append(row[0])
             values["claim"] = row[0]
-            for statement in (NOTE, TAKE_ROWS, TAKE_EVENTS):
+            for statement in (NOTE, TAKE):
                 connection.execute(statement, values)
         return FileClaim(row[0], at, row[1], 1)
 

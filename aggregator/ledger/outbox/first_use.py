@@ -12,6 +12,7 @@ from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
 
 from aggregator.core.model import EventId
+from aggregator.ledger.at_rest import to_rest
 from aggregator.ledger.database import Connection, Part
 
 ALL_EVENTS = 2**63 - 1
@@ -39,11 +40,9 @@ select feed.id, meter.name, feed.since, feed.until, feed.cleared_until, feed.ask
 # again by whoever asks again.
 NEXT_EVENTS = """
 with due as materialized (
-    select event.id, event.customer
-      from (select event_id from aggregator.outbox
-             where sink_id = %(sink_id)s and feed_id = %(feed)s and event_id > %(cleared_until)s
-             order by event_id limit %(batch)s) as next
-      join aggregator.event on event.id = next.event_id
+    select event_id as id, customer from aggregator.outbox
+     where sink_id = %(sink_id)s and feed_id = %(feed)s and event_id > %(cleared_until)s
+     order by event_id limit %(batch)s
 )
 select (select max(id) from due),
        array(select customer from due where customer <> all(%(asked)s)
@@ -84,11 +83,14 @@ select exists (select from aggregator.slot where feed_id = %(feed)s and window_s
 """
 HOLD_UNUSED = "select from aggregator.feed where id = %(feed)s and cleared_until = 0 for update"
 TAKE_BACK = (
-    "delete from aggregator.outbox where feed_id = %(feed)s",
+    f"""
+    with gone as (delete from aggregator.outbox where feed_id = %(feed)s returning *)
+    {to_rest("gone", state="'void'", reason="%(reason)s", settled_at="clock_timestamp()")} from gone
+    """,  # noqa: S608 - our own text
     "delete from aggregator.parked where feed_id = %(feed)s",
     """
-    update aggregator.event set state = 'void', settled_at = clock_timestamp(), reason = %(reason)s
-     where feed_id = %(feed)s and state in ('due', 'held', 'refused')
+    update aggregator.event_at_rest set state = 'void', settled_at = clock_timestamp(), reason = %(reason)s
+     where feed_id = %(feed)s and state in ('held', 'refused')
     """,
     "delete from aggregator.slot where feed_id = %(feed)s",
     "delete from aggregator.carry where feed_id = %(feed)s",

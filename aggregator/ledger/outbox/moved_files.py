@@ -46,11 +46,9 @@ GIVE_BACK = """
 with mine as (
     select event_id, claim_id from aggregator.outbox where claim_id = any(%(claims)s) order by event_id for update
 ), due as (
-    update aggregator.event set state = 'due', exposed_at = null, settled_at = null
-      from mine where event.id = mine.event_id and event.state = 'sending'
-    returning event.id, mine.claim_id
-), freed as (
-    update aggregator.outbox set claim_id = null, due_at = %(now)s from due where outbox.event_id = due.id
+    update aggregator.outbox set claim_id = null, due_at = %(now)s, exposed_at = null
+      from mine where outbox.event_id = mine.event_id
+    returning outbox.event_id as id, mine.claim_id
 ), noted as (
     insert into aggregator.attempt (claim_id, at, answer, reason, events)
     select claim_id, %(now)s, 'due', %(reason)s, array_agg(id order by id) from due group by claim_id

@@ -26,6 +26,7 @@ from aggregator.core import retry
 from aggregator.core.model import ClaimId, Event, EventId, Outcome
 from aggregator.errors import LedgerFailedOver, LedgerStopped
 from aggregator.ledger import combinations
+from aggregator.ledger.at_rest import to_outbox, to_rest
 from aggregator.ledger.database import Connection, Database, Part, array
 from aggregator.ledger.identity import WHAT_TO_DO, LedgerIdentity
 from aggregator.ledger.outbox.turns import Turns
@@ -47,23 +48,20 @@ insert into aggregator.claim (sink_id, owner, claimed_at, events)
 values (%(sink_id)s, %(owner)s, %(now)s, %(events)s::bigint[]) returning id
 """
 
-TAKE_ROWS = """
-update aggregator.outbox set claim_id = %(claim)s, due_at = %(until)s where event_id = any(%(events)s::bigint[])
-"""
-
 # `exposed_at` and `attempted_at` are returned as they were before this attempt. Both sides of the join are given the ids:
 # with one of them alone, the planner reads all of a short table for the other. What may have arrived one way goes the same
 # way again: a sink with several is not known to remember an identifier in all of them.
-TAKE_EVENTS = """
-update aggregator.event
-   set state = 'sending', attempts = event.attempts + 1, exposed_at = coalesce(event.exposed_at, %(now)s),
-       attempted_at = %(now)s, transport = case when event.exposed_at is null then %(transport)s else event.transport end
-  from aggregator.event as old, aggregator.feed, aggregator.meter
- where event.id = any(%(events)s::bigint[]) and old.id = event.id and old.id = any(%(events)s::bigint[])
-   and feed.id = event.feed_id and meter.id = feed.meter_id
-returning event.id, meter.name, event.customer, event.window_start, event.revision, event.delta, event.total,
-          event.at, event.identifier, event.attempts, old.exposed_at, old.attempted_at,
-          coalesce(event.transport, ''), event.combination
+TAKE = """
+update aggregator.outbox
+   set claim_id = %(claim)s, due_at = %(until)s, attempts = outbox.attempts + 1,
+       exposed_at = coalesce(outbox.exposed_at, %(now)s), attempted_at = %(now)s,
+       transport = case when outbox.exposed_at is null then %(transport)s else outbox.transport end
+  from aggregator.outbox as old, aggregator.feed, aggregator.meter
+ where outbox.event_id = any(%(events)s::bigint[]) and old.event_id = outbox.event_id
+   and old.event_id = any(%(events)s::bigint[]) and feed.id = outbox.feed_id and meter.id = feed.meter_id
+returning outbox.event_id, meter.name, outbox.customer, outbox.window_start, outbox.revision, outbox.delta, outbox.total,
+          outbox.at, outbox.identifier, outbox.attempts, old.exposed_at, old.attempted_at,
+          coalesce(outbox.transport, ''), outbox.combination
 """
 
 # Each session counts in a row of its own, and in the order of the key: nobody waits for another's commit, and never two for
@@ -92,20 +90,34 @@ with given as (
      where outbox.claim_id = %(claim)s
        and exists (select from aggregator.claim where id = %(claim)s and owner = %(owner)s)
        for update of outbox
-), settled as (
-    update aggregator.event
-       set state = mine.state, reason = mine.reason, request_id = coalesce(mine.request_id, event.request_id),
-           exposed_at = mine.exposed_at, attempts = event.attempts - mine.uncounted,
-           attempted_at = case when mine.uncounted = 1 then mine.attempted_at else event.attempted_at end,
-           settled_at = case when mine.state = 'due' then null else %(now)s end
-      from mine
-     where event.id = mine.event_id and event.state = 'sending'
-    returning event.id, event.feed_id, mine.state, mine.due_at, mine.reason, mine.request_id, mine.uncounted
 ), kept as (
-    update aggregator.outbox set claim_id = null, due_at = settled.due_at
-      from settled where outbox.event_id = settled.id and settled.state = 'due'
-), dropped as (
-    delete from aggregator.outbox using settled where outbox.event_id = settled.id and settled.state <> 'due'
+    update aggregator.outbox
+       set claim_id = null, due_at = mine.due_at, reason = mine.reason,
+           request_id = coalesce(mine.request_id, outbox.request_id), exposed_at = mine.exposed_at,
+           attempts = outbox.attempts - mine.uncounted,
+           attempted_at = case when mine.uncounted = 1 then mine.attempted_at else outbox.attempted_at end
+      from mine where outbox.event_id = mine.event_id and mine.state = 'due'
+    returning outbox.event_id, outbox.feed_id, mine.state as became, mine.reason as said, mine.request_id as answered,
+              mine.uncounted
+), gone as (
+    delete from aggregator.outbox using mine where outbox.event_id = mine.event_id and mine.state <> 'due'
+    returning outbox.*, mine.state as became, mine.reason as said, mine.request_id as answered, mine.uncounted,
+              mine.exposed_at as first_at, mine.attempted_at as before_at
+), rests as ({
+    to_rest(
+        "gone",
+        state="gone.became",
+        reason="gone.said",
+        settled_at="%(now)s",
+        exposed_at="gone.first_at",
+        attempted_at="case when gone.uncounted = 1 then gone.before_at else gone.attempted_at end",
+        attempts="gone.attempts - gone.uncounted",
+        request_id="coalesce(gone.answered, gone.request_id)",
+    )
+} from gone), settled as (
+    select event_id as id, feed_id, became as state, said as reason, answered as request_id, uncounted from gone
+     union all
+    select event_id, feed_id, became, said, answered, uncounted from kept
 ), parked as (
     insert into aggregator.parked (event_id, feed_id, state, reason, since)
     select id, feed_id, state, coalesce(reason, ''), %(now)s from settled where state in ('refused', 'in_doubt')
@@ -171,41 +183,37 @@ select exists (
 """
 
 # Nothing of it was sent, or nobody knows: what has left may have arrived. A claim that has run out is nobody's.
-GIVE_UP = """
+GIVE_UP = f"""
 with gone as (
     delete from aggregator.outbox
-     where feed_id = any(%(feeds)s) and (claim_id is null or due_at <= %(now)s) returning event_id, feed_id
-), settled as (
-    update aggregator.event
-       set state = case when event.exposed_at is null then 'refused' else 'in_doubt' end::aggregator.event_state,
-           reason = %(reason)s, settled_at = %(now)s
-      from gone where event.id = gone.event_id and event.state in ('due', 'sending')
-    returning event.id, event.feed_id, event.state
+     where feed_id = any(%(feeds)s) and (claim_id is null or due_at <= %(now)s)
+    returning *, case when exposed_at is null then 'refused' else 'in_doubt' end::aggregator.event_state as became
+), rests as ({to_rest("gone", state="gone.became", reason="%(reason)s", settled_at="%(now)s")} from gone), settled as (
+    select event_id as id, feed_id, became as state from gone
 ), parked as (
     insert into aggregator.parked (event_id, feed_id, state, reason, since, dismissed_at)
     select id, feed_id, state, %(reason)s, %(now)s, case when state = 'refused' then %(now)s::timestamptz end from settled
 )
-select count(*) filter (where state = 'refused'), count(*) filter (where state = 'in_doubt'), coalesce(array_agg(id), '{}')
+select count(*) filter (where state = 'refused'), count(*) filter (where state = 'in_doubt'),
+       coalesce(array_agg(id), array[]::bigint[])
   from settled
-"""
+"""  # noqa: S608 - our own text
 
 GIVEN_UP = "given up by a person: nothing in the configuration sends it any more"
 
-RELEASE = """
+RELEASE = f"""
 with gone as (
     delete from aggregator.parked
      where event_id = any(%(events)s) and state in ('held', 'refused') and not was_accepted
     returning event_id
-), due as (
-    insert into aggregator.outbox (event_id, sink_id, feed_id, due_at)
-    select gone.event_id, feed.sink_id, feed.id, %(now)s
-      from gone join aggregator.event on event.id = gone.event_id join aggregator.feed on feed.id = event.feed_id
-    returning event_id
+), taken as (
+    delete from aggregator.event_at_rest as event using gone
+     where event.id = gone.event_id and event.state in ('held', 'refused') returning event.*
 )
-update aggregator.event set state = 'due', settled_at = null, reason = null
-  from due where event.id = due.event_id and event.state in ('held', 'refused')
-returning event.id
-"""
+{to_outbox("taken", sink="feed.sink_id", due_at="%(now)s", reason="null")}
+  from taken join aggregator.feed on feed.id = taken.feed_id
+returning event_id
+"""  # noqa: S608 - our own text
 
 # What the sink took and rejected later has used up its identifier: sent again it would be a duplicate, counted as accepted
 # and yet not booked. The meter's next pass plans it anew, under the next revision, if the window still goes
@@ -266,9 +274,10 @@ SET_BACK_ELSEWHERE = (
     """,
     "update aggregator.parked set look_at = %(now)s where look_at > %(now)s + interval '6 hours'",
     """
-    update aggregator.event set attempted_at = %(now)s
+    update aggregator.event_at_rest as event set attempted_at = %(now)s
       from aggregator.parked
-     where event.id = parked.event_id and parked.state = 'in_doubt' and event.attempted_at > %(now)s
+     where event.id = parked.event_id and parked.state = 'in_doubt'
+       and coalesce(event.attempted_at, event.exposed_at) > %(now)s
     """,
     """
     update aggregator.cancellation set next_at = %(until)s
@@ -359,10 +368,9 @@ class Outbox(Part):
             opened = connection.execute(OPEN_CLAIM, values).fetchone()
             assert opened is not None
             made.append(opened[0])
-            connection.execute(TAKE_ROWS, {**values, "claim": opened[0]})
-            rows = connection.execute(TAKE_EVENTS, values, binary=True).fetchall()
+            rows = connection.execute(TAKE, {**values, "claim": opened[0]}, binary=True).fetchall()
             found = tuple(sorted(combinations.events(connection, rows)))
-        assert len(rows) == len(events), "every row of the outbox has its event"
+        assert len(rows) == len(events), "what is locked stays"
         return Claim(ClaimId(made[0]), found, self._leave.total_seconds(), at)
 
     def stop(self, event: EventId, reason: str, now: dt.datetime) -> None:

@@ -65,9 +65,8 @@ select mine.event_id, turn.id, kind.backfill
                         select min(waiting.event_id)
                           from aggregator.outbox as waiting
                           join aggregator.feed on feed.id = waiting.feed_id and feed.ordered
-                          join aggregator.event on event.id = waiting.event_id
                          where waiting.feed_id = any(%(feeds)s::int[])
-                         group by waiting.feed_id, event.customer)))
+                         group by waiting.feed_id, waiting.customer)))
                  """
 
 PICK_ENDS = """

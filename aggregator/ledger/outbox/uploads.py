@@ -60,7 +60,7 @@ select name, confirmed_at, rejected_at from aggregator.file where name = any(%(n
 """
 
 CONFIRM_EVENTS = """
-update aggregator.event set state = 'confirmed'
+update aggregator.event_at_rest as event set state = 'confirmed'
   from (select unnest(claim.events) as event_id, file.name
           from aggregator.file join aggregator.claim on claim.id = file.claim_id where file.name = any(%(names)s)) as member
  where event.id = member.event_id and event.state = 'accepted' and event.request_id = member.name

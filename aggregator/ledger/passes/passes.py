@@ -62,7 +62,7 @@ with gone as (
     delete from aggregator.parked
      where event_id = any(%(events)s) and state in ('held', 'refused') returning event_id, was_accepted
 )
-update aggregator.event
+update aggregator.event_at_rest as event
    set state = 'void', settled_at = %(now)s, reason = 'replaced by a newer plan'
   from gone where event.id = gone.event_id and event.state in ('held', 'refused')
 returning event.id, gone.was_accepted

@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 from aggregator.core.model import Decreases, Span
 from aggregator.core.planner import LOWERS
+from aggregator.ledger.at_rest import to_outbox
 from aggregator.ledger.database import Connection
 from aggregator.ledger.meters import Feed, Registered
 from aggregator.ledger.passes.reassert import note_newer_than
@@ -47,7 +48,7 @@ select %(meter_id)s, window_start, before, now, %(now)s
 """
 
 # Held events whose slots were read again and did not change. The meter's own rule holds for them from now on.
-BELIEVE = """
+BELIEVE = f"""
 with ripe as (
     select parked.event_id from aggregator.parked
       join aggregator.event on event.id = parked.event_id
@@ -59,19 +60,17 @@ with ripe as (
                           and reading.combination = event.combination)
 ), released as (
     delete from aggregator.parked using ripe where %(applies)s and parked.event_id = ripe.event_id
-    returning parked.event_id, parked.feed_id
-), due as (
-    insert into aggregator.outbox (event_id, sink_id, feed_id, due_at)
-    select released.event_id, feed.sink_id, feed.id, %(now)s
-      from released join aggregator.feed on feed.id = released.feed_id
-), sent as (
-    update aggregator.event set state = 'due', reason = null from released where event.id = released.event_id
+    returning parked.event_id
+), taken as (
+    delete from aggregator.event_at_rest as event using released where event.id = released.event_id returning event.*
+), due as ({to_outbox("taken", sink="feed.sink_id", due_at="%(now)s", reason="null")}
+      from taken join aggregator.feed on feed.id = taken.feed_id
 ), kept as (
     update aggregator.parked set guard = null, reason = %(reason)s
       from ripe where not %(applies)s and parked.event_id = ripe.event_id
 )
 select event_id from released
-"""
+"""  # noqa: S608 - our own text
 
 OLDEST_GUARDED = """
 select min(event.window_start) from aggregator.parked join aggregator.event on event.id = parked.event_id

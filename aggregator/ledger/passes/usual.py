@@ -17,6 +17,7 @@ from typing import NamedTuple
 from aggregator.core import definitions, guards
 from aggregator.core.guards import LEAST_WEEKS, STRETCH, WEEKS
 from aggregator.core.model import Definition, Guards, Meter, Span, Swollen
+from aggregator.ledger.at_rest import to_outbox
 from aggregator.ledger.database import Connection
 from aggregator.ledger.meters import Feed
 from aggregator.ledger.passes.reassert import note_newer_than
@@ -65,22 +66,21 @@ select asked.window_start, counted, waiting, usual.quantity
 """
 
 # But for what a newer plan is about to replace, or to withdraw.
-LET_GO = """
+LET_GO = f"""
 with gone as (
     delete from aggregator.parked using aggregator.event, aggregator.slot
-     where parked.feed_id = %(feed_id)s and {these} and parked.dismissed_at is null
+     where parked.feed_id = %(feed_id)s and {{these}} and parked.dismissed_at is null
        and parked.moved_with is null and parked.event_id <> all(%(voided)s)
        and event.id = parked.event_id
        and slot.feed_id = parked.feed_id and slot.window_start = event.window_start and slot.customer = event.customer
        and slot.combination = event.combination and slot.tail = event.id
     returning parked.event_id
-), due as (
-    insert into aggregator.outbox (event_id, sink_id, feed_id, due_at)
-    select event_id, %(sink_id)s, %(feed_id)s, %(now)s from gone
+), taken as (
+    delete from aggregator.event_at_rest as event using gone where event.id = gone.event_id returning event.*
 )
-update aggregator.event set state = 'due', reason = null from gone where event.id = gone.event_id
-returning event.id
-"""
+{to_outbox("taken", sink="%(sink_id)s", due_at="%(now)s", reason="null")} from taken
+returning event_id
+"""  # noqa: S608 - our own text
 
 LET_WINDOWS_GO = LET_GO.format(
     these="parked.guard = 'max_total_change' and event.window_start = any(%(windows)s)"

@@ -84,16 +84,17 @@ SLOT = "id, revision, window_start, combination, stamped_at, tail, customer, qua
 SLOT_NUMBERS = Struct(">hiqiiiqiqiqiq")
 SLOT_NUMBERS_UNSAID = Struct(">hiqiiiqiqii")
 """Of a slot without an event, whose instant and tail are null."""
-EVENT = (
-    "id, slot_id, revision, at, window_start, combination, customer, identifier, delta, total, quantity, reason, state,"
-    " pass_id, feed_id, planned_at"
-)
-EVENT_NUMBERS = Struct(">hiqiqiiiqiqiq")
-OUTBOX = "event_id, sink_id, feed_id, due_at, backfill"
-OUTBOX_NUMBERS = Struct(">hiq")
-ALIKE_IN_OUTBOX = Struct(">iiiiiq")
+SAID = "revision, at, window_start, combination, customer, identifier, delta, total, quantity, reason"
+ALIKE = "pass_id, feed_id, planned_at"
+OUTBOX = f"event_id, slot_id, {SAID}, {ALIKE}, sink_id, due_at, backfill"
+OUTBOX_NUMBERS = Struct(">hiqiqiiiqiqiq")
+AT_REST = f"id, slot_id, {SAID}, {ALIKE}, state, attempts"
+"""What says of an event what it says of nearly all is null there: see `aggregator.event_at_rest`."""
 ALIKE_IN_EVENTS = Struct(">iqiiiq")
+ALIKE_IN_OUTBOX = Struct(">iiiq")
 ALIKE_IN_SLOTS = Struct(">ii")
+AT_REST_NUMBER = Struct(">hiq")
+INTEGER_FIELD, NUMBER_FIELD = Struct(">ii"), Struct(">iq")
 
 DUE, HELD, SHADOW = State.DUE, State.HELD, State.SHADOW
 
@@ -106,8 +107,8 @@ class Lines:
     """One batch of decisions for COPY, by the table they go to: fields of rows in binary, or lines of text."""
 
     slots: list[bytes] = field(default_factory=list)
-    events: list[bytes] = field(default_factory=list)
     due: list[bytes] = field(default_factory=list)
+    at_rest: list[bytes] = field(default_factory=list)
     changed_slots: list[str] = field(default_factory=list)
     parked: list[str] = field(default_factory=list)
     carries: list[str] = field(default_factory=list)
@@ -141,9 +142,10 @@ class Writer:
         behind = TRUE_FIELD if backfill and feed.model is not WriteModel.LAST else FALSE_FIELD
         self._alike_in_slots = ALIKE_IN_SLOTS.pack(4, feed.id)
         alike = ALIKE_IN_EVENTS.pack(8, pass_id, 4, feed.id, 8, planned_at)
-        self._alike_in_events = {state: text_field(name) + alike for state, name in STATES.items()}
-        self._alike_if_due = self._alike_in_events[DUE]
-        self._alike_in_outbox = ALIKE_IN_OUTBOX.pack(4, feed.sink_id, 4, feed.id, 8, planned_at) + behind
+        self._alike_in_outbox = alike + ALIKE_IN_OUTBOX.pack(4, feed.sink_id, 8, planned_at) + behind
+        self._alike_at_rest = {
+            state: alike + text_field(name) + INTEGER_FIELD.pack(4, 0) for state, name in STATES.items()
+        }
         self._starts: dict[dt.datetime, int] = {}
         self._carries = _Carries()
         self._may_move = may_move
@@ -194,8 +196,8 @@ class Writer:
     def _send(self, lines: Lines) -> None:
         for table, columns, fields in (
             ("aggregator.slot", SLOT, lines.slots),
-            ("aggregator.event", EVENT, lines.events),
             ("aggregator.outbox", OUTBOX, lines.due),
+            ("aggregator.event_at_rest", AT_REST, lines.at_rest),
         ):
             if fields:
                 copy_binary(self._connection, table, columns, fields)
@@ -250,29 +252,50 @@ class Writer:
         numbers: tuple[int, int, int],
         written: tuple[bytes, bytes, bytes],
     ) -> None:
-        """Write the rows of an event: its instant and its window's, its combination; its customer, where it stands, what the
-        source said.
+        """Write an event into the outbox, or where it rests: its instant and its window's, its combination; its customer,
+        where it stands, what the source said.
         """
         number, _, delta, total, _, identifier, state, reason, guard = event
         at, start, apart = numbers
         customer, stands_at, quantity = written
-        slot = change.slot if change.revision else number  # a slot goes by its first event
-        lines.events += (
-            EVENT_NUMBERS.pack(16, 8, number, 8, slot, 4, change.revision, 8, at, 8, start, 8, apart),
+        revision = change.revision
+        changes_by = stands_at if delta is total else number_field(str(delta))
+        said = NULL_FIELD if quantity == stands_at else quantity
+        why = NULL_FIELD if reason is None else text_field(reason)
+        if state is DUE:
+            slot = change.slot if revision else number  # a slot goes by its first event
+            lines.due += (
+                OUTBOX_NUMBERS.pack(18, 8, number, 8, slot, 4, revision, 8, at, 8, start, 8, apart),
+                customer,
+                text_field(identifier),
+                changes_by,
+                stands_at,
+                said,
+                why,
+                self._alike_in_outbox,
+            )
+            return
+        lines.at_rest += (
+            AT_REST_NUMBER.pack(17, 8, number),
+            NUMBER_FIELD.pack(8, change.slot) + INTEGER_FIELD.pack(4, revision)
+            if revision
+            else 2 * NULL_FIELD,
+            NUMBER_FIELD.pack(8, at) + NUMBER_FIELD.pack(8, start),
+            NUMBER_FIELD.pack(8, apart) if apart else NULL_FIELD,
             customer,
             text_field(identifier),
-            stands_at if delta is total else number_field(str(delta)),
-            stands_at,
-            NULL_FIELD if quantity == stands_at else quantity,
-            NULL_FIELD if reason is None else text_field(reason),
-            self._alike_if_due if state is DUE else self._alike_in_events[state],
+            changes_by,
+            NULL_FIELD if changes_by == stands_at else stands_at,
+            said,
+            why,
+            self._alike_at_rest[state],
         )
-        if state is DUE:
-            lines.due += (OUTBOX_NUMBERS.pack(5, 8, number), self._alike_in_outbox)
-        elif state is not SHADOW:
+        if state is not SHADOW:
             by = NULL if guard is None else guard.value
-            why = NULL if reason is None else text(reason)
-            lines.parked.append(f"{number}\t{self._feed.id}\t{STATES[state]}\t{why}\t{self._now}\t{by}\n")
+            why_text = NULL if reason is None else text(reason)
+            lines.parked.append(
+                f"{number}\t{self._feed.id}\t{STATES[state]}\t{why_text}\t{self._now}\t{by}\n"
+            )
 
     def _changed(self, change: Change, total: Decimal, event: Planned | None) -> str:
         """Write a slot that the ledger has already, as it is from now on."""

@@ -112,7 +112,7 @@ with seen as (
     update aggregator.parked set reason = %(reason)s, look_at = %(look_at)s
      where event_id = any(%(events)s) and state = 'in_doubt' returning event_id
 )
-update aggregator.event set reason = %(reason)s from seen where event.id = seen.event_id
+update aggregator.event_at_rest as event set reason = %(reason)s from seen where event.id = seen.event_id
 returning event.id
 """
 
@@ -121,7 +121,7 @@ update aggregator.parked set look_at = %(look_at)s where event_id = any(%(events
 """
 
 CONFIRM = """
-update aggregator.event set state = 'confirmed' where id = any(%(events)s) and state = 'accepted' returning id
+update aggregator.event_at_rest set state = 'confirmed' where id = any(%(events)s) and state = 'accepted' returning id
 """
 
 # What was concluded stays on record with its figures: for an event that is sent again, it is the proof that it may be.

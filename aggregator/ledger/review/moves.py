@@ -29,6 +29,7 @@ from typing import NamedTuple
 
 from aggregator.core.model import Decreases, EventId, WriteModel
 from aggregator.core.shown import counted
+from aggregator.ledger.at_rest import to_outbox, to_rest
 from aggregator.ledger.database import Connection
 from aggregator.ledger.meters import Feed, Lease, Registered
 
@@ -121,11 +122,10 @@ select lowers, raises from pair join all_lost on all_lost.customer = pair.lost
  where 2 * pair.windows > all_lost.windows
 """
 
-HOLD = """
+HOLD = f"""
 with gone as (
-    delete from aggregator.outbox using believed where event_id = raises
-), waits as (
-    update aggregator.event set state = 'held', reason = %(reason)s from believed where id = raises
+    delete from aggregator.outbox using believed where event_id = raises returning outbox.*
+), waits as ({to_rest("gone", state="'held'", reason="%(reason)s", settled_at="null")} from gone
 ), named as (
     update aggregator.parked set moved_with = raises from believed where event_id = lowers
 ), parked as (
@@ -133,7 +133,7 @@ with gone as (
     select raises, %(feed_id)s, 'held', %(reason)s, %(now)s, lowers from believed
 )
 select count(*) from believed
-"""
+"""  # noqa: S608 - our own text
 
 # Which decreases and increases of a window belong together, by how the meter's mapping changed: also over customers in
 # between, who lost as much as they gained. Who gained more than it lost at once has an increase that waits: what it lost is
@@ -170,14 +170,13 @@ select lowers, raises,
   from found
 """
 
-HOLD_DECLARED = """
+HOLD_DECLARED = f"""
 with waiting as (
     select raises, bool_and(paired) as paired, min(lowers) as lowers from declared group by raises
 ), gone as (
     delete from aggregator.outbox using waiting where event_id = raises
-), waits as (
-    update aggregator.event set state = 'held', reason = case when paired then %(reason)s else %(among)s end
-      from waiting where id = raises
+    returning outbox.*, case when paired then %(reason)s else %(among)s end as why
+), waits as ({to_rest("gone", state="'held'", reason="gone.why", settled_at="null")} from gone
 ), named as (
     update aggregator.parked set moved_with = raises from waiting where event_id = lowers and paired
 )
@@ -185,10 +184,10 @@ insert into aggregator.parked (event_id, feed_id, state, reason, since, moved_wi
 select raises, %(feed_id)s, 'held', case when paired then %(reason)s else %(among)s end, %(now)s,
        case when paired then lowers end
   from waiting
-"""
+"""  # noqa: S608 - our own text
 
 # What replaces one side, or both, waits in its place: in a window that moved, more usage of the new id waits along.
-KEEP = """
+KEEP = f"""
 with pair as materialized (
     select lost.id as lowers, gained.id as raises, gained.feed_id, gained.state = 'due' as begins
       from aggregator.parked
@@ -205,9 +204,8 @@ with pair as materialized (
        and (lowered.id = any(%(voided)s) or raised.id = any(%(voided)s))
        and lost.id <> all(%(voided)s) and gained.id <> all(%(voided)s)
 ), gone as (
-    delete from aggregator.outbox using pair where event_id = raises
-), waits as (
-    update aggregator.event set state = 'held', reason = %(reason)s from pair where id = raises and begins
+    delete from aggregator.outbox using pair where event_id = raises returning outbox.*
+), waits as ({to_rest("gone", state="'held'", reason="%(reason)s", settled_at="null")} from gone
 ), named as (
     update aggregator.parked
        set moved_with = case when event_id = lowers then raises else lowers end, dismissed_at = null
@@ -215,10 +213,10 @@ with pair as materialized (
 )
 insert into aggregator.parked (event_id, feed_id, state, reason, since, moved_with)
 select raises, feed_id, 'held', %(reason)s, %(now)s, lowers from pair where begins
-"""
+"""  # noqa: S608 - our own text
 
 # Whatever became of the other side, a pair is one only while both sides wait.
-PART = """
+PART = f"""
 with alone as (
     select parked.event_id, parked.feed_id,
            event.delta > 0 and parked.dismissed_at is null and parked.guard is null as leaves
@@ -231,13 +229,13 @@ with alone as (
       from alone where parked.event_id = alone.event_id and not alone.leaves
 ), gone as (
     delete from aggregator.parked using alone where parked.event_id = alone.event_id and alone.leaves
-    returning parked.event_id, parked.feed_id
-), due as (
-    insert into aggregator.outbox (event_id, sink_id, feed_id, due_at)
-    select gone.event_id, feed.sink_id, feed.id, %(now)s from gone join aggregator.feed on feed.id = gone.feed_id
+    returning parked.event_id
+), taken as (
+    delete from aggregator.event_at_rest as event using gone where event.id = gone.event_id returning event.*
 )
-update aggregator.event set state = 'due', reason = null from gone where event.id = gone.event_id
-"""
+{to_outbox("taken", sink="feed.sink_id", due_at="%(now)s", reason="null")}
+  from taken join aggregator.feed on feed.id = taken.feed_id
+"""  # noqa: S608 - our own text
 
 WHOLE = """
 with meant as (

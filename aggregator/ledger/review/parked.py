@@ -13,6 +13,7 @@ from typing import NamedTuple
 from aggregator.core.model import Span
 from aggregator.core.readbacks import Finding
 from aggregator.ledger import usage_days
+from aggregator.ledger.at_rest import to_outbox
 from aggregator.ledger.database import Connection, Part
 from aggregator.ledger.review import moves
 from aggregator.ledger.review.decisions import Decider, Verb, note
@@ -26,24 +27,23 @@ PRESENT = """
 with gone as (
     delete from aggregator.parked where event_id = any(%(events)s) and state = 'in_doubt' returning event_id
 )
-update aggregator.event set state = 'accepted', settled_at = %(now)s, reason = %(reason)s
+update aggregator.event_at_rest as event set state = 'accepted', settled_at = %(now)s, reason = %(reason)s
   from gone where event.id = gone.event_id and event.state = 'in_doubt'
 returning event.id
 """
 
 # Nothing of it arrived, so nothing exposes it: it goes out again as it was planned, under the same identifier.
-ABSENT = """
+ABSENT = f"""
 with gone as (
-    delete from aggregator.parked where event_id = any(%(events)s) and state = 'in_doubt' returning event_id, feed_id
-), due as (
-    insert into aggregator.outbox (event_id, sink_id, feed_id, due_at)
-    select gone.event_id, feed.sink_id, feed.id, %(now)s from gone join aggregator.feed on feed.id = gone.feed_id
-    returning event_id
+    delete from aggregator.parked where event_id = any(%(events)s) and state = 'in_doubt' returning event_id
+), taken as (
+    delete from aggregator.event_at_rest as event using gone
+     where event.id = gone.event_id and event.state = 'in_doubt' returning event.*
 )
-update aggregator.event set state = 'due', exposed_at = null, settled_at = null, reason = %(reason)s
-  from due where event.id = due.event_id and event.state = 'in_doubt'
-returning event.id
-"""
+{to_outbox("taken", sink="feed.sink_id", due_at="%(now)s", reason="%(reason)s", exposed_at="null::timestamptz")}
+  from taken join aggregator.feed on feed.id = taken.feed_id
+returning event_id
+"""  # noqa: S608 - our own text
 
 # A slot's newest event, if it is held, was made for what an earlier one of these events was. The slot stands again where it
 # stood before it, and the next pass plans what is owed in one.
@@ -61,7 +61,7 @@ with tail as (
 ), unparked as (
     delete from aggregator.parked using tail where parked.event_id = tail.held returning parked.event_id
 ), voided as (
-    update aggregator.event
+    update aggregator.event_at_rest as event
        set state = 'void', settled_at = %(now)s, reason = %(reason)s
       from unparked where event.id = unparked.event_id and event.state = 'held'
 )

@@ -20,6 +20,7 @@ from collections.abc import Sequence
 from psycopg.types.range import TimestamptzRange
 
 from aggregator.core.model import EventId, Rejection, Report
+from aggregator.ledger.at_rest import to_rest
 from aggregator.ledger.database import Connection
 from aggregator.ledger.review.parked import LOCK_PARKED
 
@@ -106,19 +107,22 @@ update aggregator.rejection set event_id = given.event_id
 """
 
 # One that was refused at once before is marked all the same: its identifier is known to the sink, and not to be used again.
-REFUSE = """
+REFUSE = f"""
 with given as (
     select * from unnest(%(events)s::bigint[], %(reasons)s::text[]) as given (event_id, reason)
 ), marked as (
     update aggregator.parked set was_accepted = true
       from given where parked.event_id = given.event_id and parked.state = 'refused'
-), refused as (
-    update aggregator.event set state = 'refused', reason = given.reason, settled_at = %(now)s
+), gone as (
+    delete from aggregator.outbox using given where outbox.event_id = given.event_id returning outbox.*, given.reason as why
+), rests as ({to_rest("gone", state="'refused'", reason="gone.why", settled_at="%(now)s")} from gone
+), changed as (
+    update aggregator.event_at_rest as event set state = 'refused', reason = given.reason, settled_at = %(now)s
       from given
-     where event.id = given.event_id and event.state in ('due', 'sending', 'in_doubt', 'accepted', 'confirmed')
+     where event.id = given.event_id and event.state in ('in_doubt', 'accepted', 'confirmed')
     returning event.id, event.feed_id, event.reason
-), dropped as (
-    delete from aggregator.outbox using refused where outbox.event_id = refused.id
+), refused as (
+    select event_id as id, feed_id, why as reason from gone union all select id, feed_id, reason from changed
 ), parked as (
     insert into aggregator.parked (event_id, feed_id, state, reason, since, was_accepted)
     select id, feed_id, 'refused', reason, %(now)s, true from refused
@@ -126,7 +130,7 @@ with given as (
        set state = 'refused', reason = excluded.reason, since = excluded.since, was_accepted = true, look_at = null
 )
 select id from refused
-"""
+"""  # noqa: S608 - our own text
 
 # What the readback concluded itself is put beside what the sink reported, so that a report that comes later finds it done.
 RECORD_FOUND_MISSING = """

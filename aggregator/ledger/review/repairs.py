@@ -58,11 +58,11 @@ returning id
 """
 
 ADD_EVENT = """
-insert into aggregator.event
-       (id, slot_id, pass_id, feed_id, revision, window_start, at, planned_at, settled_at, state, customer, identifier,
-        delta, total, quantity, reason)
-values (%(id)s, %(slot)s, %(pass)s, %(feed)s, %(revision)s, %(start)s, %(at)s, %(now)s, %(settled)s, %(state)s, %(customer)s,
-        %(identifier)s, %(delta)s, %(total)s, %(said)s, %(reason)s)
+insert into aggregator.event_at_rest
+       (id, slot_id, pass_id, feed_id, revision, window_start, at, planned_at, settled_at, state, attempts, customer,
+        identifier, delta, total, quantity, reason)
+values (%(id)s, nullif(%(slot)s, %(id)s), %(pass)s, %(feed)s, nullif(%(revision)s, 0), %(start)s, %(at)s, %(now)s,
+        %(settled)s, %(state)s, 0, %(customer)s, %(identifier)s, %(delta)s, %(total)s, %(said)s, %(reason)s)
 """
 
 PARK = """

@@ -78,8 +78,8 @@ select feed.id, meter.name,
 
 # An event whose answer was lost goes the same way again.
 UNDER_WAY = """
-select exists (select from aggregator.outbox join aggregator.event on event.id = outbox.event_id
-                where outbox.sink_id = %(sink_id)s and event.transport = %(transport)s and event.exposed_at is not null)
+select exists (select from aggregator.outbox
+                where sink_id = %(sink_id)s and transport = %(transport)s and exposed_at is not null)
 """
 
 # By way of the claims, which have a time: an event may have been planned long before it was sent.
