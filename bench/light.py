@@ -34,7 +34,7 @@ METER = {
     "updated": 1700000000,
     "value_settings": {"event_payload_key": "value"},
 }
-NOTHING = {"object": "list", "data": [], "has_more": False, "url": "/v1"}
+NOTHING = {"object": "list", "data": [], "has_more": False, "next_page_url": None, "url": "/v1"}
 
 
 class Held:

@@ -22,6 +22,7 @@ class Block(BaseModel):
         strict=True,
         frozen=True,
         hide_input_in_errors=True,
+        defer_build=True,
     )
 
     def named(self, *names: str) -> dict[str, Any]:

@@ -1,4 +1,5 @@
-"""The calls that carry events: a request of bytes, and its answer, over connections that are used again and again.
+"""The calls that carry events, and what is asked before each start: a request of bytes, and its answer, over connections
+that are used again and again.
 
 An official library builds each request, logs it and wraps its answer anew, and a client made for everything still takes
 twice as long as all the rest of an event's way. What is alike in every call is made up once here, and of HTTP/1.1 there is
@@ -18,6 +19,7 @@ import asyncio
 import ssl
 import zlib
 from collections.abc import Callable, Mapping
+from functools import cached_property
 from typing import NamedTuple, cast
 from urllib.parse import urlsplit
 
@@ -56,7 +58,7 @@ class HttpCalls:
         self._host, self._base = parts.hostname, parts.path.rstrip("/")
         self._port = parts.port or (443 if parts.scheme == "https" else 80)
         self._named = parts.netloc.rpartition("@")[2]
-        self._tls = ssl.create_default_context(cafile=ca_file) if parts.scheme == "https" else None
+        self._ca_file = ca_file if parts.scheme == "https" else None
         self.timeout_seconds = timeout_seconds
         self._loop = asyncio.get_running_loop()
         self._open: set[_Connection] = set()
@@ -67,9 +69,16 @@ class HttpCalls:
         """How many connections wait for the next call."""
         return len(self._idle)
 
-    def head(self, path: str, headers: Mapping[str, str]) -> bytes:
-        """Return how calls to a path begin. Raises ValueError if a header cannot be sent as one line."""
-        lines = [f"POST {self._base}{path} HTTP/1.1", _line("Host", self._named)]
+    @cached_property
+    def _tls(self) -> ssl.SSLContext | None:
+        """Made for the first connection: reading the authorities takes longer than many calls."""
+        return ssl.create_default_context(cafile=self._ca_file) if self._ca_file else None
+
+    def head(self, path: str, headers: Mapping[str, str], method: str = "POST") -> bytes:
+        """Return how calls to a path begin. Raises ValueError if it cannot be sent as lines of plain text."""
+        if " " in _line("path", path).removeprefix("path: "):
+            raise ValueError("the path cannot be sent: it has a space")
+        lines = [f"{method} {self._base}{path} HTTP/1.1", _line("Host", self._named)]
         lines += [_line(name, value) for name, value in headers.items()]
         lines += [_line("Accept", "*/*"), _line("Accept-Encoding", "gzip, deflate")]
         return "".join(f"{line}\r\n" for line in lines).encode("latin-1")
@@ -84,6 +93,17 @@ class HttpCalls:
             request = b"%sContent-Length: %d\r\n%s\r\n%s" % (head(), len(body), own.encode("latin-1"), body)
         except ValueError as error:
             return NoResponse(left=False, what=f"not sent: {error}")
+        return await self._exchange(request)
+
+    async def get(self, path: str, headers: Mapping[str, str]) -> Received | NoResponse:
+        """Ask for what is at a path, with its query; return what came of it. Nothing is raised that is no interruption."""
+        try:
+            request = b"%s\r\n" % self.head(path, headers, "GET")
+        except ValueError as error:
+            return NoResponse(left=False, what=f"not sent: {error}")
+        return await self._exchange(request)
+
+    async def _exchange(self, request: bytes) -> Received | NoResponse:
         until = self._loop.time() + self.timeout_seconds
         connection = self._kept() or await self._connect()
         if isinstance(connection, NoResponse):

@@ -1,6 +1,7 @@
 """What we send is what Stripe's official library sends: each call is made by both, and captured as it comes."""
 
 import asyncio
+import datetime as dt
 import json
 import os
 from collections.abc import Awaitable, Callable, Iterator
@@ -8,12 +9,21 @@ from functools import partial
 from typing import Any
 
 import pytest
+import stripe
 
 from aggregator import __version__
+from aggregator.core.model import Span
+from aggregator.core.windows import DAY
+from aggregator.errors import SinkUnreachable
 from aggregator.sinks.responses import NoResponse
 from aggregator.sinks.stripe import wire
+from aggregator.sinks.stripe.account import Account
+from aggregator.sinks.stripe.account_context import AccountContext
 from aggregator.sinks.stripe.client import Client
-from tests.contract.scripted import EVENTS_V1, EVENTS_V2, STREAM, Asked, Server, serving
+from aggregator.sinks.stripe.invalid_events import HEALTH
+from aggregator.sinks.stripe.notifications import Messages
+from aggregator.sinks.stripe_meter import StripeMeter
+from tests.contract.scripted import EVENTS_V1, EVENTS_V2, STREAM, Asked, Server, Told, serving
 
 KEY = "sk_test_0123456789abcdefghij"
 
@@ -55,15 +65,15 @@ def called(server: Server, *calls: Callable[[Client], Awaitable[object]]) -> lis
     return asyncio.run(all_of_them())
 
 
+def said(asked: Asked) -> tuple[object, ...]:
+    """Return a call byte by byte, but for what differs from call to call."""
+    headers = {name: value for name, value in asked.headers.items() if name not in DIFFERENT}
+    return asked.method, asked.path, asked.raw, asked.body, headers
+
+
 def assert_alike(first: Asked, second: Asked) -> None:
-    """Compare two calls byte by byte, but for what differs from call to call."""
-    assert first.raw == second.raw
-    assert (first.method, first.path) == (second.method, second.path)
-    said, ours = (
-        {name: value for name, value in each.headers.items() if name not in DIFFERENT}
-        for each in (first, second)
-    )
-    assert ours == said
+    """Compare two calls that carry something."""
+    assert said(first) == said(second)
     assert first.headers["idempotency-key"]
     assert second.headers["idempotency-key"]
 
@@ -169,3 +179,83 @@ def test_a_rotated_key_is_used_from_the_next_call_on(server: Server) -> None:
     called(server, call, rotate, call)
     keys = [asked.headers["authorization"] for asked in server.asked]
     assert keys == [f"Bearer {KEY}", "Bearer sk_test_other"]
+
+
+@pytest.mark.parametrize("account", [None, "acct_123"])
+def test_questions_are_asked_as_the_library_asks_them(server: Server, account: str | None) -> None:
+    """Those before each start: whose key it is, which meters there are, what is told by itself; and what a customer used."""
+    options: Any = {"stripe_account": account} if account else {}
+    context: Any = {"stripe_context": account} if account else {}
+    span = Span(dt.datetime(2026, 11, 1, tzinfo=dt.UTC), dt.datetime(2026, 11, 2, tzinfo=dt.UTC))
+    grouped: Any = {
+        "customer": "Zoë & 1",
+        "start_time": int(span.start.timestamp()),
+        "end_time": int(span.end.timestamp()),
+        "limit": 100,
+        "value_grouping_window": "day",
+    }
+    created: Any = {"gte": "2026-11-01T00:00:00.000Z", "lt": "2026-11-02T00:00:00.000Z"}
+
+    def listed(asked: Asked) -> Told | None:
+        return {
+            "/v1/account": Told(200, {"object": "account", "id": "acct_1"}),
+            "/v1/billing/meters": Told(
+                200, {"object": "list", "data": [{"event_name": "api", "id": "mtr 1"}], "has_more": False}
+            ),
+            "/v1/billing/meters/mtr+1/event_summaries": Told(
+                200, {"object": "list", "data": [], "has_more": False}
+            ),
+            "/v2/core/events": Told(200, {"object": "list", "data": [], "next_page_url": None}),
+        }.get(asked.path)
+
+    def asking(client: Client) -> Account:
+        meters = {"api": StripeMeter(event_name="api")}
+        return Account(AccountContext(client, "stripe", meters, livemode=False, account=account))
+
+    server.answer = listed
+    called(
+        server,
+        lambda client: client.api.v1.accounts.retrieve_current_async(None, options),
+        lambda client: asking(client).identity(),
+        lambda client: client.api.v1.billing.meters.list_async({"status": "active", "limit": 100}, options),
+        lambda client: client.api.v1.billing.meters.event_summaries.list_async("mtr 1", grouped, options),
+        lambda client: asking(client).breakdown("api", "Zoë & 1", span, DAY),
+        lambda client: client.api.v2.core.events.list_async(
+            {"types": [*HEALTH], "created": created, "limit": 100}, context
+        ),
+        lambda client: Messages(asking(client)).health(span),
+    )
+    for path in (
+        "/v1/account",
+        "/v1/billing/meters",
+        "/v1/billing/meters/mtr+1/event_summaries",
+        "/v2/core/events",
+    ):
+        first, second = server.to(path)
+        assert said(first) == said(second)
+
+
+def test_pages_are_read_as_the_answers_name_them(server: Server) -> None:
+    """In the same context, to the last one; one that is no path is not asked for."""
+    named = iter(["/v2/core/events?page=2", "/v2/core/events?page=3 HTTP/1.1\r\nX-Other: 1"])
+    server.answer = lambda _: Told(200, {"object": "list", "data": [], "next_page_url": next(named)})
+
+    async def listed(client: Client) -> None:
+        context = AccountContext(client, "stripe", {}, livemode=False, account="acct_1")
+        day = dt.datetime(2026, 11, 1, tzinfo=dt.UTC)
+        with pytest.raises(SinkUnreachable, match="not sent"):
+            await Messages(Account(context)).health(Span(day, day + dt.timedelta(days=1)))
+
+    called(server, listed)
+    assert [asked.headers["stripe-context"] for asked in server.asked] == ["acct_1", "acct_1"]
+    assert server.asked[1].body == {"page": "2"}
+
+
+def test_where_stripe_is_and_who_vouches_for_it_is_as_the_library_has_it() -> None:
+    """They are written down, or found, without loading it."""
+    assert (wire.API_BASE, wire.STREAM_BASE) == (
+        stripe.DEFAULT_API_BASE,
+        stripe.DEFAULT_METER_EVENTS_API_BASE,
+    )
+    assert wire.authorities() == stripe.ca_bundle_path
+    assert wire.library() == stripe.VERSION

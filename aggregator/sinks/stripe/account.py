@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from decimal import Decimal
 from typing import TYPE_CHECKING, Literal, NoReturn
+from urllib.parse import quote_plus
 
 from aggregator.core.model import ZERO, Span
 from aggregator.core.windows import DAY, HOUR, MINUTE, is_boundary, is_whole
@@ -26,6 +27,7 @@ from aggregator.errors import (
 )
 from aggregator.runtime.clock import monotonic
 from aggregator.sinks.responses import NoResponse
+from aggregator.sinks.stripe import wire
 from aggregator.sinks.stripe.account_context import AccountContext
 from aggregator.sinks.stripe.differences import Comparison, Known, compare
 from aggregator.sinks.stripe.responses import (
@@ -39,7 +41,10 @@ from aggregator.sinks.stripe.responses import (
 
 if TYPE_CHECKING:
     from stripe.billing import Meter, MeterEventSummary
-    from stripe.params.billing import MeterEventSummaryListParams, MeterListParams
+
+Params = Mapping[str, str | int]
+
+METERS = "/v1/billing/meters"
 
 PAGE = 100
 """As many as one page can hold (docs.stripe.com/api/billing/meter/list)."""
@@ -108,7 +113,7 @@ class Account:
         Raises SinkUnreachable, SinkHalted or SinkError when Stripe does not say.
         """
         try:
-            found = await self._client.api.v1.accounts.retrieve_current_async(None, self._options)
+            found = await self._client.get("/v1/account", wire.in_account(self.context.account), fields=True)
         except Exception as error:  # noqa: BLE001 - turned into ours, and raised
             failure = self._client.describe(error)
             if isinstance(failure, Refusal) and failure.status == FORBIDDEN and failure.code not in KEY_CODES:
@@ -159,8 +164,9 @@ class Account:
 
         `step` is one hour or one day, and the span lies on such. Raises SinkUnreachable, SinkHalted or SinkError.
         """
-        params = _range(self.context.customer(customer), span, step)
-        params["value_grouping_window"] = GROUPINGS[step]
+        params = _range(self.context.customer(customer), span, step) | {
+            "value_grouping_window": GROUPINGS[step]
+        }
         found: dict[dt.datetime, Decimal] = {}
         seen: set[tuple[str, dt.datetime]] = set()
         async for event_name, row in self._summaries(name, params):
@@ -173,9 +179,7 @@ class Account:
             found[start] = found.get(start, ZERO) + _quantity(row)
         return {start: quantity for start, quantity in found.items() if quantity}
 
-    async def _summaries(
-        self, name: str, params: "MeterEventSummaryListParams"
-    ) -> "AsyncIterator[tuple[str, MeterEventSummary]]":
+    async def _summaries(self, name: str, params: Params) -> "AsyncIterator[tuple[str, MeterEventSummary]]":
         """Yield the rows of all pages, each with its event name. Raises SinkUnreachable, SinkHalted or SinkError."""
         if name not in self._meters:  # which is no trouble of Stripe's, nor of the other meters
             raise SinkError(
@@ -184,33 +188,34 @@ class Account:
         meter = self._meters[name]
         for event_name in meter.names:
             try:
-                async for row in self._of_event_name(name, event_name, params.copy()):
+                async for row in self._of_event_name(name, event_name, params):
                     yield event_name, row
             except MeterMissing:
                 if not meter.event_names or event_name != meter.event_name:
                     raise  # else nothing was ever sent without dimensions
 
     async def _of_event_name(
-        self, name: str, event_name: str, params: "MeterEventSummaryListParams"
+        self, name: str, event_name: str, params: Params
     ) -> "AsyncIterator[MeterEventSummary]":
         """Yield the rows of all pages of one Stripe meter. Raises as `_summaries` does."""
-        meters = self._client.api.v1.billing.meters
+        asked, whose = dict(params), wire.in_account(self.context.account)
         for _ in range(MOST_PAGES):
             try:
                 meter_id = await self._id(event_name)
-                page = await meters.event_summaries.list_async(meter_id, params, self._options)
+                path = f"{METERS}/{quote_plus(meter_id)}/event_summaries"
+                page = await self._client.get(wire.query(path, asked), whose, fields=True)
                 rows, more = page.data, page.has_more
             except SinkError:
                 raise
             except Exception as error:  # noqa: BLE001 - turned into ours, and raised
-                self.fail_reading(error, params["customer"])
+                self.fail_reading(error, str(params["customer"]))
             for row in rows:
                 yield row
             if not more:
                 return
             if not rows:
                 raise SinkError(f"Stripe lists no summaries of {name} on a page, and says there are more.")
-            params["starting_after"] = rows[-1].id
+            asked["starting_after"] = rows[-1].id
         raise SinkError(
             f"Stripe lists more than {MOST_PAGES * PAGE} summaries of {name}; ask for a shorter span."
         )
@@ -266,9 +271,10 @@ class Account:
     ) -> dict[str, "Meter"]:
         """Read all pages, for these event names or for all: Stripe offers no filter by event name."""
         found: dict[str, Meter] = {}
-        params: MeterListParams = {"status": status, "limit": PAGE}
+        params: dict[str, str | int] = {"status": status, "limit": PAGE}
+        whose = wire.in_account(self.context.account)
         for _ in range(MOST_PAGES):
-            page = await self._client.api.v1.billing.meters.list_async(params, self._options)
+            page = await self._client.get(wire.query(METERS, params), whose, fields=True)
             found |= {
                 meter.event_name: meter
                 for meter in page.data
@@ -302,7 +308,7 @@ class Account:
 
     @contextmanager
     def _asking(self) -> Iterator[None]:
-        """Turn what the library raises into what it means, as `fail` does."""
+        """Turn what a call raises into what it means, as `fail` does."""
         try:
             yield
         except SinkError:
@@ -336,7 +342,7 @@ def assert_whole(span: Span, unit: dt.timedelta) -> None:
     assert is_whole(span, unit), f"{span} does not lie on whole steps of {unit}"
 
 
-def _range(customer: str, span: Span, unit: dt.timedelta) -> "MeterEventSummaryListParams":
+def _range(customer: str, span: Span, unit: dt.timedelta) -> dict[str, str | int]:
     """Return what asks for a span of a customer."""
     assert_whole(span, unit)
     start, end = (int(bound.timestamp()) for bound in span)

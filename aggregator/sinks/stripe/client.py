@@ -7,13 +7,14 @@ Rules
 - All its addresses follow `api_base`, so that nothing meant for a sandbox can reach Stripe.
 - It writes no log below a warning: at INFO it has two lines per call, with customers' ids in Stripe's messages.
 - Certificates are verified against the library's own list of authorities.
-- Events go past it, on the same connections (`http_calls`).
+- It is loaded when it is first needed: events, and the questions before each start, go past it (`http_calls`).
 """
 
 import json
 import logging
 import ssl
 from collections.abc import Mapping
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from aggregator import __version__
@@ -23,6 +24,7 @@ from aggregator.sinks.stripe import wire
 from aggregator.sinks.stripe.responses import Refusal
 
 if TYPE_CHECKING:
+    import stripe
     from stripe._base_address import BaseAddresses
 
     from aggregator.sinks.http_calls import Received
@@ -33,6 +35,14 @@ class Answered(NamedTuple):
 
     body: Any
     request_id: str | None
+
+
+class NoAnswer(Exception):
+    """What was asked past the library was not answered: `failure` says how."""
+
+    def __init__(self, failure: Refusal | NoResponse) -> None:
+        super().__init__(str(failure))
+        self.failure = failure
 
 
 class Client:
@@ -46,54 +56,70 @@ class Client:
         timeout_seconds: float,
         connections: int,
     ) -> None:
-        import aiohttp
-        import stripe
+        from aggregator.sinks.http_calls import HttpCalls
 
-        from aggregator.sinks.http_calls import CONNECT_SHARE, KEEP_ALIVE_SECONDS, HttpCalls
-
-        stripe.enable_telemetry = False  # a fifth of the time of a call goes into it
-        stripe.set_app_info(APP_NAME, version=__version__)
-        logging.getLogger("stripe").setLevel(logging.WARNING)
-        timeout = aiohttp.ClientTimeout(total=timeout_seconds, connect=timeout_seconds * CONNECT_SHARE)
-        connector = aiohttp.TCPConnector(
-            limit=connections,
-            ssl=ssl.create_default_context(cafile=stripe.ca_bundle_path),
-            keepalive_timeout=KEEP_ALIVE_SECONDS,
-        )
-        self._http = stripe.AIOHTTPClient(timeout=timeout, connector=connector)
         self._api_base = api_base.rstrip("/") if api_base else None
         self._timeout_seconds = timeout_seconds
+        self._connections = connections
         bases = {
-            path: self._api_base
-            or (stripe.DEFAULT_METER_EVENTS_API_BASE if path is wire.Path.STREAM else stripe.DEFAULT_API_BASE)
+            path: self._api_base or (wire.STREAM_BASE if path is wire.Path.STREAM else wire.API_BASE)
             for path in wire.Path
         }
         calls = {
-            base: HttpCalls(base, ca_file=stripe.ca_bundle_path, timeout_seconds=timeout_seconds)
+            base: HttpCalls(base, ca_file=wire.authorities(), timeout_seconds=timeout_seconds)
             for base in set(bases.values())
         }
         self._calls = {path: calls[base] for path, base in bases.items()}
         self._heads: dict[tuple[wire.Path, str | None], tuple[str, bytes]] = {}
         """What calls to a path for an account have in common, and for which key or token."""
         self._credentials = Credentials(api_key)
+        self._http: stripe.AIOHTTPClient | None = None
+        self._api: stripe.StripeClient | None = None
         self.use_key(api_key)
 
     def use_key(self, api_key: str) -> None:
         """Make every call from now on with this key; those that are under way end with the one they began with."""
+        self._credentials.use(api_key)
+        self._api = None
+
+    @property
+    def api(self) -> "stripe.StripeClient":
+        """The library, loaded at the first call that needs it."""
+        if self._api is None:
+            import stripe
+
+            self._http = self._http or self._opened()
+            self._api = stripe.StripeClient(
+                self._credentials.key,
+                http_client=self._http,
+                stripe_version=wire.API_VERSION,
+                max_network_retries=0,
+                base_addresses=_addresses(self._api_base) if self._api_base else None,
+            )
+        return self._api
+
+    def _opened(self) -> "stripe.AIOHTTPClient":
+        import aiohttp
         import stripe
 
-        self._credentials.use(api_key)
-        self.api = stripe.StripeClient(
-            api_key,
-            http_client=self._http,
-            stripe_version=wire.API_VERSION,
-            max_network_retries=0,
-            base_addresses=_addresses(self._api_base) if self._api_base else None,
+        from aggregator.sinks.http_calls import CONNECT_SHARE, KEEP_ALIVE_SECONDS
+
+        stripe.enable_telemetry = False  # a fifth of the time of a call goes into it
+        stripe.set_app_info(APP_NAME, version=__version__)
+        logging.getLogger("stripe").setLevel(logging.WARNING)
+        allowed = self._timeout_seconds
+        connector = aiohttp.TCPConnector(
+            limit=self._connections,
+            ssl=ssl.create_default_context(cafile=wire.authorities()),
+            keepalive_timeout=KEEP_ALIVE_SECONDS,
         )
+        timeout = aiohttp.ClientTimeout(total=allowed, connect=allowed * CONNECT_SHARE)
+        return stripe.AIOHTTPClient(timeout=timeout, connector=connector)
 
     async def close(self) -> None:
         """Close the connections."""
-        await self._http.close_async()  # type: ignore[no-untyped-call]  # as the library has it
+        if self._http is not None:
+            await self._http.close_async()  # type: ignore[no-untyped-call]  # as the library has it
         for calls in set(self._calls.values()):
             await calls.close()
 
@@ -121,8 +147,25 @@ class Client:
                 return self._hidden(answer, token)
         return Answered(answer.body, self.hide(answer.request_id, token))
 
+    async def get(self, path: str, whose: Mapping[str, str], *, fields: bool = False) -> Any:
+        """Return what is at a path, with its query; `whose` says in which account. Raises NoAnswer.
+
+        With `fields`, objects have attributes instead of keys, as the library's have.
+        """
+        said = {**wire.asking(path, self._credentials.key), **whose}
+        received = await self._calls[wire.Path.V1].get(path, said)
+        answer = received if isinstance(received, NoResponse) else _read(received, fields=fields)
+        match answer:
+            case NoResponse():
+                raise NoAnswer(answer._replace(what=self.hide(answer.what) or ""))
+            case Refusal():
+                raise NoAnswer(self._hidden(answer))
+        return answer.body
+
     def describe(self, error: Exception) -> Refusal | NoResponse:
-        """Say what an error of the library's tells: an answer that refuses, or none. Never repeats the key."""
+        """Say what the error of a call tells: an answer that refuses, or none. Never repeats the key."""
+        if isinstance(error, NoAnswer):
+            return error.failure
         import stripe
 
         if isinstance(error, stripe.StripeError) and error.http_status is not None:
@@ -156,12 +199,15 @@ def _addresses(base: str) -> "BaseAddresses":
     return {"api": base, "meter_events": base, "files": base, "connect": base}
 
 
-def _read(received: "Received") -> Answered | Refusal:
+def _read(received: "Received", *, fields: bool = False) -> Answered | Refusal:
+    """Read an answer; with `fields`, objects of one that is usable have attributes instead of keys."""
+    taken = 200 <= received.status < 300
+    hook = (lambda found: SimpleNamespace(**found)) if fields and taken else None
     try:
-        body = json.loads(received.body)
+        body = json.loads(received.body, object_hook=hook)
     except ValueError:
         return _refusal(received.status, None, received.headers)
-    if 200 <= received.status < 300:
+    if taken:
         return Answered(body, received.headers.get("request-id"))
     return _refusal(received.status, body, received.headers)
 

@@ -20,15 +20,15 @@ import json
 import math
 import re
 import threading
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from typing import NoReturn, TypeVar
 
 from aggregator.core.model import Answer, Span, WriteModel
 from aggregator.core.notifications import CancelResult, Notification, ParsedNotification
 from aggregator.errors import AccountRefused, SinkCrowded, SinkError
 from aggregator.runtime.clock import monotonic, utcnow
-from aggregator.sinks.stripe import invalid_events
+from aggregator.sinks.stripe import invalid_events, wire
 from aggregator.sinks.stripe.account import Account
 from aggregator.sinks.stripe.cancelling import cancel
 from aggregator.sinks.stripe.invalid_events import HEALTH, WHOLE
@@ -36,10 +36,9 @@ from aggregator.sinks.stripe.responses import KEY_CODES, Refusal, describe, is_w
 from aggregator.sinks.stripe.sink import StripeSink
 from aggregator.sinks.stripe_meter import StripeMeter
 
-if TYPE_CHECKING:
-    from stripe.params.v2.core import EventListParams
-
 Read = TypeVar("Read")
+
+MESSAGES = "/v2/core/events"
 
 PAGE = 100
 MOST_LISTED = 5_000
@@ -74,13 +73,8 @@ class Messages:
         Raises SinkCrowded if there are more than can be read at once; AccountRefused, SinkUnreachable, SinkHalted or
         SinkError.
         """
-        params: EventListParams = {
-            "types": list(invalid_events.FETCHED),
-            "created": {"gte": _shown(span.start), "lt": _shown(span.end)},
-            "limit": PAGE,
-        }
-        events = self._client.api.v2.core.events.list_async(params, self._context.as_context)
-        return await self._all(events, _heads, f"reports for sink {self._sink} in {span}")
+        messages = self._listed(invalid_events.FETCHED, span)
+        return await self._all(messages, _heads, f"reports for sink {self._sink} in {span}")
 
     async def imports(self, span: Span) -> list[ParsedNotification]:
         """Return what Stripe said within a span of files, or rows of files, that it could not import.
@@ -89,37 +83,50 @@ class Messages:
         SinkError.
         """
         start, end = math.floor(span.start.timestamp()), math.ceil(span.end.timestamp())
-        events = self._client.api.v1.events.list_async(
-            {"types": list(invalid_events.WHOLE), "created": {"gte": start, "lt": end}, "limit": PAGE},
-            self._context.options,
-        )
-        return await self._all(events, _imported, f"imports for sink {self._sink} in {span}")
+        messages = self._of_imports(start, end)
+        return await self._all(messages, _imported, f"imports for sink {self._sink} in {span}")
 
     async def health(self, span: Span) -> list[ParsedNotification]:
         """Return what Stripe said within a span of its summaries being late, and being on time again.
 
         Raises SinkError where it does not know such messages, as they are in a preview; or SinkUnreachable or SinkHalted.
         """
-        params: EventListParams = {
-            "types": list(invalid_events.HEALTH),
-            "created": {"gte": _shown(span.start), "lt": _shown(span.end)},
-            "limit": PAGE,
-        }
-        events = self._client.api.v2.core.events.list_async(params, self._context.as_context)
-        return await self._all(events, _of_health, f"messages on the health of sink {self._sink} in {span}")
+        messages = self._listed(invalid_events.HEALTH, span)
+        return await self._all(messages, _of_health, f"messages on the health of sink {self._sink} in {span}")
+
+    async def _listed(self, kinds: Iterable[str], span: Span) -> AsyncIterator[Mapping[str, object]]:
+        """Yield the messages of these kinds within a span; past the library, since it is asked for in every pass."""
+        params: dict[str, str | int] = {f"types[{place}]": kind for place, kind in enumerate(kinds)}
+        params |= {"created[gte]": _shown(span.start), "created[lt]": _shown(span.end), "limit": PAGE}
+        whose, page = wire.in_context(self._context.account), wire.query(MESSAGES, params)
+        while page is not None:
+            listed = await self._client.get(page, whose)
+            for message in listed["data"]:
+                yield message
+            page = listed["next_page_url"]
+
+    async def _of_imports(self, start: int, end: int) -> AsyncIterator[Mapping[str, object]]:
+        listed = await self._client.api.v1.events.list_async(
+            {"types": list(invalid_events.WHOLE), "created": {"gte": start, "lt": end}, "limit": PAGE},
+            self._context.options,
+        )
+        async for message in listed.auto_paging_iter():
+            yield message.to_dict()
 
     async def _all(
-        self, first: Awaitable[Any], read: Callable[[Mapping[str, object]], list[Read]], what: str
+        self,
+        messages: AsyncIterator[Mapping[str, object]],
+        read: Callable[[Mapping[str, object]], list[Read]],
+        what: str,
     ) -> list[Read]:
-        """Return what is read of a list, of which `first` is the first page; `what` names it where it is too long."""
+        """Return what is read of all pages of a list; `what` names it where it is too long."""
         found: list[Read] = []
         listed = 0
         with self._asking():
             async with asyncio.timeout(LIST_SECONDS):
-                page = await first
-                async for message in page.auto_paging_iter():
+                async for message in messages:
                     listed += 1
-                    found += read(message.to_dict())
+                    found += read(message)
                     if listed > MOST_LISTED:
                         break
         if listed > MOST_LISTED:

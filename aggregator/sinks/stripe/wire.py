@@ -1,7 +1,8 @@
 """What goes over the wire for meter events, byte for byte as Stripe's official library writes it.
 
-The library takes several times as long over a request as sending it does, so these three calls are written here. They are
-held to the library, release by release, by tests that capture what both send.
+The library takes several times as long over a request as sending it does, so these three calls are written here. So are the
+questions before each start, since loading it would take a quarter of that. All are held to the library, release by release,
+by tests that capture what both send.
 
 Rules
 - The body is a function of the event and of its meter's settings: an event that is sent again is the same.
@@ -10,14 +11,17 @@ Rules
   (docs.stripe.com/building-plugins, setAppInfo).
 """
 
+import importlib.metadata
+import importlib.util
 import json
+import pathlib
 import platform
 import re
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import TypedDict
-from urllib.parse import quote_plus
+from urllib.parse import quote_plus, urlencode
 
 from aggregator import __version__
 from aggregator.sinks.credentials import APP_NAME
@@ -25,6 +29,9 @@ from aggregator.sinks.credentials import APP_NAME
 API_VERSION = "2026-10-28.endive"
 """docs.stripe.com/api/versioning; raised on purpose, together with the tests."""
 
+
+API_BASE, STREAM_BASE = "https://api.stripe.com", "https://meter-events.stripe.com"
+"""Where Stripe is, and where it takes the stream."""
 
 PLAIN = re.compile(r"[A-Za-z0-9_.~-]*")
 """What stands in a form as it is: an identifier of ours, and nearly every customer's."""
@@ -78,23 +85,57 @@ def headers(path: Path, key: str, account: str | None = None) -> dict[str, str]:
 
     `key` is an API key, or the token of a stream's session; `account` a connected account.
     """
-    import stripe
-
     version, content = (
         ("v1", "application/x-www-form-urlencoded") if path is Path.V1 else ("v2", "application/json")
     )
+    return {**_said(version, key), **(in_account(account)), "Content-Type": content}
+
+
+def asking(path: str, key: str) -> dict[str, str]:
+    """Return what every call says that asks for what is at a path, beside whose account that is."""
+    return _said(path.split("/")[1], key)
+
+
+def in_account(account: str | None) -> dict[str, str]:
+    """Return what a call for a connected account says."""
+    return {"Stripe-Account": account} if account else {}
+
+
+def in_context(account: str | None) -> dict[str, str]:
+    """Return what it says where an account is called a context."""
+    return {"Stripe-Context": account} if account else {}
+
+
+def _said(version: str, key: str) -> dict[str, str]:
     client = {
-        "bindings_version": stripe.VERSION,
+        "bindings_version": library(),
         "lang": "python",
         "httplib": "aiohttp",
         "lang_version": platform.python_version(),
         "application": {"name": APP_NAME, "partner_id": None, "url": None, "version": __version__},
     }
-    said = {
+    return {
         "X-Stripe-Client-User-Agent": json.dumps(client),
-        "User-Agent": f"Stripe/{version} PythonBindings/{stripe.VERSION} {APP_NAME}/{__version__}",
+        "User-Agent": f"Stripe/{version} PythonBindings/{library()} {APP_NAME}/{__version__}",
         "Authorization": f"Bearer {key}",
-        "Content-Type": content,
         "Stripe-Version": API_VERSION,
     }
-    return {**said, "Stripe-Account": account} if account else said
+
+
+def query(path: str, params: Mapping[str, str | int]) -> str:
+    """Return a path with what is asked of it."""
+    return f"{path}?{urlencode(params)}" if params else path
+
+
+@cache
+def library() -> str:
+    """Return the release of the library, without loading it."""
+    return importlib.metadata.version("stripe")
+
+
+def authorities() -> str:
+    """Return the library's own list of authorities, by which certificates are verified, without loading it."""
+    found = importlib.util.find_spec("stripe")
+    assert found is not None
+    assert found.origin is not None
+    return str(pathlib.Path(found.origin).parent / "data" / "ca-certificates.crt")
