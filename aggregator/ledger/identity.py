@@ -44,7 +44,8 @@ select {cluster}, {timeline},
        %(claim_id)s::bigint is null
        or exists (select from aggregator.claim
                    where id = %(claim_id)s and claimed_at = %(claimed_at)s
-                     and (owner = %(owner)s or %(owner)s::uuid is null)),
+                     and (owner = %(owner)s or %(owner)s::uuid is null))
+       or exists (select from aggregator.identity where %(claimed_at)s::timestamptz < claims_kept_from),
        not exists (select from aggregator.host where id is distinct from %(host)s),
        (select claimed_at from aggregator.claim where id = %(made)s)
 """

@@ -9,6 +9,11 @@ from aggregator.wiring.app import meter_of
 
 def why_not_anew(config: Config, event: Waiting, now: dt.datetime) -> str | None:
     """Say why no pass would plan an event anew, and what to do; None if one does, or if it goes out as it is."""
+    if event.closed:
+        return (
+            f"Its month is archived, or about to be, and nothing of {event.meter} is billed there any more: bill it "
+            "otherwise, and dismiss it."
+        )
     if not event.was_accepted:
         return None
     if not event.fed:

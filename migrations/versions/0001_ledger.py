@@ -34,6 +34,7 @@ create table aggregator.identity (
     stopped_reason text,
     stopped_by_failover boolean not null default false,
     stopped_on     text,
+    claims_kept_from timestamptz,
     check ((stopped_at is null) = (stopped_reason is null)),
     check (stopped_at is not null or not stopped_by_failover),
     check (stopped_at is not null or stopped_on is null)
@@ -52,6 +53,8 @@ comment on column aggregator.identity.stopped_by_failover is
     'Whether it was stopped because its server may lack commits; then a person''s word that it lacks none lifts it.';
 comment on column aggregator.identity.stopped_on is
     'In which database of a server started when it was stopped: another one may have been set back since.';
+comment on column aggregator.identity.claims_kept_from is
+    'Older claims may be gone with the months whose events they were of: that one is missing does not mean a restore.';
 insert into aggregator.identity default values;
 
 create table aggregator.host (
@@ -1063,7 +1066,7 @@ comment on table aggregator.reassertion is
 
 create table aggregator.cancellation (
     id         bigint generated always as identity primary key,
-    event_id   bigint not null references aggregator.event_at_rest,
+    event_id   bigint not null,
     sink_id    integer not null references aggregator.sink,
     state      text not null check (state in ('asked', 'taken', 'done', 'refused', 'lapsed')),
     asked_at   timestamptz not null,
@@ -1078,6 +1081,7 @@ create table aggregator.cancellation (
     check ((settled_at is null) = (state in ('asked', 'taken', 'lapsed')))
 );
 create unique index cancellation_open on aggregator.cancellation (event_id) where settled_at is null;
+comment on column aggregator.cancellation.event_id is 'The event, which may be archived by now: this stays.';
 comment on table aggregator.cancellation is
     'Events that a person wants back from a sink. Written before the sink is asked; the event stays what it is until the '
     'sink is known to have done it.';
@@ -1375,12 +1379,14 @@ $$;
 comment on function aggregator.remove_archived is 'Removes the first day that is left of an archive, if it is in the file.';
 
 -- Claims and their failed tries go once no event of theirs is left. One that became a file stays, and so does the newest of
--- each sink, which says that there were any. Returns the last claim that was looked at; null: there is no more.
+-- each sink, which says that there were any. A host whose last claim may be gone by this is told so by the identity.
+-- Returns the last claim that was looked at; null: there is no more.
 create function aggregator.remove_spent_claims(after bigint, before timestamptz) returns bigint
 language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 declare
     looked bigint;
 begin
+    update aggregator.identity set claims_kept_from = before where claims_kept_from is null or claims_kept_from < before;
     with several as materialized (
         select id, events from aggregator.claim
          where id > after and claimed_at < before and settled_at is not null

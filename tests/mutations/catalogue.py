@@ -2125,6 +2125,29 @@ MISTAKES: tuple[Mistake, ...] = (
         ("tests/postgres/test_archives.py::test_a_pass_over_a_closed_month_writes_nothing",),
     ),
     Mistake(
+        "what was dismissed is sent out of a month that is on its way to an archive",
+        "aggregator/ledger/outbox/outbox.py",
+        " and event.window_start >= coalesce(meter.archived_until, '-infinity')\n",
+        "\n",
+        ("tests/postgres/test_archives.py::test_nothing_of_a_closed_month_is_released",),
+    ),
+    Mistake(
+        "a host whose last claim has left takes its ledger for one that was set back",
+        "aggregator/ledger/identity.py",
+        "%(claimed_at)s::timestamptz < claims_kept_from)",
+        "%(claimed_at)s::timestamptz > claims_kept_from)",
+        ("tests/postgres/test_archives.py::test_a_host_whose_last_claim_has_left_believes_its_ledger",),
+    ),
+    Mistake(
+        "a window that is too old for anything to be held of it is not read a second time",
+        "aggregator/ledger/passes/shrink_guard.py",
+        "window_start >= coalesce(%(sealed)s::timestamptz, '-infinity')",
+        "window_start >= coalesce(%(sealed)s::timestamptz, 'infinity')",
+        (
+            "tests/postgres/test_shrink_guard_edges.py::test_a_window_too_old_to_be_billed_is_read_a_second_time_too",
+        ),
+    ),
+    Mistake(
         "what was removed from the ledger is not laid beside it",
         "aggregator/ledger/archived.py",
         "        if not found:\n",

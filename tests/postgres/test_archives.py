@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 
@@ -21,11 +22,15 @@ from aggregator.ledger.archives import Archive
 from aggregator.ledger.database import Database
 from aggregator.ledger.facts import Facts
 from aggregator.ledger.figures import Figures
+from aggregator.ledger.identity import LedgerIdentity
+from aggregator.ledger.outbox.outbox import Outbox
 from aggregator.ledger.passes.passes import Pass
 from aggregator.ledger.passes.spool import Spool
+from aggregator.ledger.review.parked import Choice, ParkedEvents
 from aggregator.ledger.usage import UsageReport
 from aggregator.ledger.usage_days import UsageDays
 from aggregator.runtime import failpoints
+from aggregator.runtime.claim_counter import ClaimCount, ClaimCounter
 from aggregator.sinks.files.bucket import Bucket, Keys
 from tests.object_store import KEY_ID, REGION, SECRET, Store
 from tests.postgres.archived_world import (
@@ -39,7 +44,7 @@ from tests.postgres.archived_world import (
     in_directory,
     without_claims,
 )
-from tests.postgres.world import World
+from tests.postgres.world import MINUTE, World
 
 JULY, AUGUST = START, later(START, 1)
 
@@ -408,6 +413,46 @@ def test_a_month_of_which_something_waits_stays(history: History, reason: str) -
     assert history.world.one("select archived_until from aggregator.meter") is None
 
 
+def test_nothing_of_a_closed_month_is_released(history: History, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was dismissed keeps no month open: let go between writing and removing, it would leave the ledger while due."""
+    world = history.world
+    parked, outbox = ParkedEvents(world.database), Outbox(world.database, uuid4(), MINUTE, MINUTE)
+    dismissed = {each.event for each in parked.waiting(Choice(dismissed=True, span=Span(JULY, AUGUST)), 99)}
+    taken = world.one(
+        "select min(id) from aggregator.event where state = 'accepted' and window_start < '2026-08-01Z'"
+    )
+    assert isinstance(taken, int)
+    world.execute("update aggregator.event_at_rest set state = 'refused' where id = %s", taken)
+    world.execute(
+        """insert into aggregator.parked (event_id, feed_id, state, reason, since, was_accepted, dismissed_at)
+           select id, feed_id, 'refused', 'reported', now(), true, now() from aggregator.event where id = %s""",
+        taken,
+    )
+    said: list[int] = []
+
+    def released(name: str) -> None:
+        if name == "archive_verified":
+            said.extend(outbox.release([*dismissed, taken], world.now))
+
+    monkeypatch.setattr(failpoints, "passing", released)
+    assert archive(history).removed == 2
+    assert said == []
+    waiting = parked.waiting(Choice(dismissed=True, span=Span(JULY, AUGUST)), 99)
+    assert {each.event for each in waiting if each.closed} == {*dismissed, taken}
+    assert world.one("select count(*) from aggregator.outbox") == 0
+    assert world.one("select reread_from from aggregator.meter") is None
+
+
+def test_what_was_cancelled_leaves_with_its_month(history: History) -> None:
+    """And whatever was asked of a sink about it stays on record, or goes with it."""
+    history.world.execute(
+        """insert into aggregator.cancellation (event_id, sink_id, state, asked_at, next_at, settled_at)
+           select id, 1, 'refused', now(), now(), now() from aggregator.event
+            where state = 'accepted' and window_start < '2026-08-01Z' limit 1"""
+    )
+    assert archive(history).removed == 2
+
+
 def test_months_that_should_have_left_are_told(history: History, monkeypatch: pytest.MonkeyPatch) -> None:
     """For as long as anything of them is here that could leave; not those that a person brought back."""
     before, figures = closed_before(history.world.now, 2), Figures(history.world.database)
@@ -516,6 +561,26 @@ def test_claims_go_with_the_last_of_their_events(history: History) -> None:
         == 0
     )
     assert history.world.one("select count(*) from aggregator.claim") > 10
+
+
+def test_a_host_whose_last_claim_has_left_believes_its_ledger(history: History, tmp_path: Path) -> None:
+    """Who sent nothing for months finds its last claim gone. One that is missing and younger still means a restore."""
+    world, counter = history.world, ClaimCounter(tmp_path / "state")
+    (tmp_path / "state").mkdir()
+    identity = LedgerIdentity(world.database, counter)
+    assert identity.check(world.now) is None
+    pinned = identity.pinned()
+    [(claim, claimed_at)] = world.rows("select id, claimed_at from aggregator.claim order by id limit 1")
+    counted = ClaimCount(
+        pinned.ledger_id, 0, pinned.claims_made, pinned.cluster, claimed_at, claim, None, claimed_at
+    )
+    counter.note(counted)
+    assert identity.check(world.now) is None
+    archive(history)
+    assert world.one("select count(*) from aggregator.claim where id = %s", claim) == 0
+    assert identity.check(world.now) is None
+    counter.replace(counted._replace(claim_id=10**9, claimed_at=world.now))
+    assert "the last claim of this host" in str(identity.check(world.now))
 
 
 def test_archives_may_lie_in_a_bucket(world: World, store: Store) -> None:

@@ -14,11 +14,14 @@ from decimal import Decimal
 from typing import NamedTuple
 
 from aggregator.core import definitions, renaming
+from aggregator.core.archive import Day, Row
 from aggregator.core.changed import Touched
 from aggregator.core.commit_barrier import Noted
+from aggregator.core.dimensions import Dimensions
 from aggregator.core.feed_terms import FeedCoverage, changed, joined
 from aggregator.core.model import (
     EPOCH,
+    ZERO,
     ClaimId,
     Definition,
     Event,
@@ -69,6 +72,7 @@ class MeterRow:
     doubtful_until: dt.datetime | None = None
     adopted: tuple[tuple[Span, dt.datetime], ...] = ()
     """What adoptions have compared."""
+    archived_until: dt.datetime | None = None
 
 
 @dataclass(slots=True)
@@ -352,6 +356,41 @@ class SampleRow:
 
 
 @dataclass(slots=True)
+class ArchiveRow:
+    """A row of `archive`, with those of `archive_day`."""
+
+    id: int
+    meter_id: int
+    month: dt.datetime
+    removed_until: dt.datetime
+    written_at: dt.datetime
+    place: str
+    name: str
+    bytes: int
+    sha256: str
+    slots: int
+    events: int
+    first_event: int | None
+    last_event: int | None
+    verified_at: dt.datetime | None = None
+    removed_at: dt.datetime | None = None
+    restored_at: dt.datetime | None = None
+    days: dict[dt.datetime, Day] = field(default_factory=dict)
+
+
+class Sums(NamedTuple):
+    """What slots come to that are archived: a row of `archived_usage` or of `archived_hour`."""
+
+    slots: int = 0
+    quantity: Decimal = ZERO
+    total: Decimal = ZERO
+
+    def and_slot(self, row: Row) -> "Sums":
+        """Return the same with one more slot."""
+        return Sums(self.slots + 1, self.quantity + row.quantity, self.total + row.total)
+
+
+@dataclass(slots=True)
 class PinRow:
     """The row of `pin`."""
 
@@ -361,6 +400,7 @@ class PinRow:
     stopped_reason: str | None = None
     stopped_on: int | None = None
     timeline: int | None = None
+    claims_kept_from: dt.datetime | None = None
 
 
 class Spell(NamedTuple):
@@ -432,6 +472,12 @@ class Tables:
     """By meter, up to when what the source named has been read again."""
     pieces: dict[tuple[int, Span], PieceRow] = field(default_factory=dict)
     """By meter and goal of a backfill."""
+    combinations: set[Dimensions] = field(default_factory=set)
+    archives: dict[int, ArchiveRow] = field(default_factory=dict)
+    archived_usage: dict[tuple[int, dt.datetime, str], Sums] = field(default_factory=dict)
+    """By feed, month and customer."""
+    archived_hours: dict[tuple[int, dt.datetime], Sums] = field(default_factory=dict)
+    """By feed and hour."""
     identity: PinRow = field(default_factory=PinRow)
     hosts: set[int] = field(default_factory=set)
     """Who has ever claimed anything."""
@@ -465,10 +511,13 @@ class MemoryLedger:
         self.claim_ids = Sequence()
         self.readback_ids = Sequence()
         self.cancellation_ids = Sequence()
+        self.archive_ids = Sequence()
+        self.archiving: set[int] = set()
+        """The meters of which somebody is writing a month just now."""
 
     def sequences(self) -> list[Sequence]:
         """Return every sequence."""
-        return [self.event_ids, self.claim_ids, self.readback_ids, self.cancellation_ids]
+        return [self.event_ids, self.claim_ids, self.readback_ids, self.cancellation_ids, self.archive_ids]
 
     def move(self, event: EventRow, state: State) -> None:
         """Change an event's state, as far as the trigger lets it."""
@@ -573,7 +622,7 @@ class MemoryMeters:
             sink = next(name for name, number in tables.sinks.items() if number == feed.sink_id)
             planned = any(
                 slot.tail for customers in tables.slots[feed.id].values() for slot in customers.values()
-            )
+            ) or any(key[0] == feed.id for key in tables.archived_usage)
             sent = feed.cleared_until > 0 and any(
                 claim.sink_id == feed.sink_id for claim in tables.claims.values()
             )
@@ -581,6 +630,7 @@ class MemoryMeters:
             outlet = Outlet(sink, None, feed.called)
             lines.append(KnownLine(tables.meters[feed.meter_id].name, outlet, until, sent))
         with_slots = {feed.meter_id for feed in tables.feeds.values() if any(tables.slots[feed.id].values())}
+        with_slots |= {row.id for row in tables.meters.values() if row.archived_until is not None}
         meters = {
             row.name: KnownMeter(row.name, row.mark, row.formerly, row.read, row.id in with_slots)
             for row in tables.meters.values()
@@ -661,6 +711,7 @@ class MemoryMeters:
             ),
             coverages=tuple(coverages),
             touched=tables.touched.get(row.id),
+            archived_until=row.archived_until,
         )
 
     def note(

@@ -131,6 +131,9 @@ class MemoryIdentity:
         """Tell whether the last claim of this host is there."""
         if known.claim_id is None:
             return True
+        kept_from = self._ledger.tables.identity.claims_kept_from
+        if kept_from is not None and known.claimed_at is not None and known.claimed_at < kept_from:
+            return True
         row = self._ledger.tables.claims.get(ClaimId(known.claim_id))
         if row is None or row.claimed_at != known.claimed_at:
             return False

@@ -231,7 +231,7 @@ class MemoryOutbox:
         tables, released, due, again = self._ledger.tables, [], [], []
         for event in whole(tables, map(EventId, events)):
             parked = tables.parked.get(event)
-            if parked is None or parked.state is State.IN_DOUBT:
+            if parked is None or parked.state is State.IN_DOUBT or self._is_closed(event):
                 continue
             row = tables.events[event]
             if parked.was_accepted:
@@ -248,6 +248,13 @@ class MemoryOutbox:
             take_back_held(self._ledger, row, "planned anew with an event before it", now)
         note_newer_than(self._ledger, due, now)
         return sorted(released)
+
+    def _is_closed(self, event: EventId) -> bool:
+        """Tell whether an event is of a month that is closed: nothing of it goes any more."""
+        tables = self._ledger.tables
+        row = tables.events[event]
+        until = tables.meters[tables.feeds[row.feed_id].meter_id].archived_until
+        return until is not None and row.window_start < until
 
     def _replan(self, row: EventRow) -> None:
         self._ledger.slot_of(row).replan = True

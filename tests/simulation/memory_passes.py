@@ -7,6 +7,7 @@ from decimal import Decimal
 from functools import lru_cache
 
 from aggregator.core import definitions, windows
+from aggregator.core.archive import closed
 from aggregator.core.changed import Touched
 from aggregator.core.commit_barrier import Noted
 from aggregator.core.cutover import Cutover, is_shadow
@@ -27,7 +28,7 @@ from aggregator.core.model import (
     WriteModel,
 )
 from aggregator.core.planner import LOWERS
-from aggregator.errors import InvariantBroken, LeaseLost, LedgerStopped
+from aggregator.errors import InvariantBroken, LeaseLost, LedgerStopped, MonthClosed
 from aggregator.ledger.feeds import as_it_is
 from aggregator.ledger.meters import Feed, Lease, Registered
 from aggregator.ledger.passes.passes import RESUME_WITHIN, Decide, Held, Pass
@@ -102,6 +103,7 @@ class MemoryPasses:
                 held = held.and_swollen(swelled)
         shrunk = [each.start for each in held.fallen]
         tables, meter = self._ledger.tables, self._held(lease)
+        tables.combinations.update(spool.combinations)
         for event in tally.voided:
             if event not in tables.parked or tables.parked[event].state is State.IN_DOUBT:
                 raise LeaseLost(
@@ -133,6 +135,7 @@ class MemoryPasses:
             for event, parked in tables.parked.items()
             if parked.guard is Guard.SHRINK and parked.feed_id in feeds
         ]
+        guarded += [start for meter_id, start in tables.guarded if meter_id == meter.id]
         oldest = [
             _left_to_read(since, this, meter.mark),
             tally.oldest_deferred,
@@ -226,7 +229,7 @@ class MemoryPasses:
         self, lease: Lease, spool: Spool, this: Pass, decide: Decide, readings: list[Reading], held: Held
     ) -> tuple[Tally, list[tuple[Feed, list[Decision]]], dict[int, list[dt.datetime]]]:
         """Decide, and say in which windows what waits may go, by feed; raises what is to be held only now."""
-        meter, guarded = self._held(lease), len(held.fallen)
+        meter, guarded = self._held(lease, this.span), len(held.fallen)
         past = past_of(lease.registered.meter, lease.definitions, this.span.start)
         tally = Tally(
             rows=spool.rows,
@@ -314,14 +317,19 @@ class MemoryPasses:
                 gone.append(event_id)
             else:
                 parked.guard, parked.reason = None, LOWERS
+        held = {
+            tables.events[event].window_start
+            for event, parked in tables.parked.items()
+            if parked.guard is Guard.SHRINK and parked.feed_id in feeds
+        }
         for key, since in list(tables.guarded.items()):
-            if key[0] == registered.id and key[1] in this.span and since <= ripe:
+            if key[0] == registered.id and key[1] in this.span and (since <= ripe or key[1] not in held):
                 del tables.guarded[key]
         note_newer_than(self._ledger, gone, this.now)
 
     def set_unread(self, lease: Lease, this: Pass, reason: str) -> None:
         """Note one window as unread that the source could not give; the mark goes on behind it. Raises LeaseLost."""
-        meter, unread = self._held(lease), self._ledger.tables.unread
+        meter, unread = self._held(lease, this.span), self._ledger.tables.unread
         before = unread.get((meter.id, this.span.start))
         if before is None:
             unread[meter.id, this.span.start] = UnreadRow(1, this.now + HOUR)
@@ -333,13 +341,15 @@ class MemoryPasses:
     def record_failure(self, lease: Lease, this: Pass, seconds: float, error: str) -> None:
         """Note that a pass failed; nobody here reads it."""
 
-    def _held(self, lease: Lease) -> MeterRow:
+    def _held(self, lease: Lease, span: Span | None = None) -> MeterRow:
         row = self._ledger.tables.meters[lease.registered.id]
         if (row.epoch, row.lease_owner) != (lease.epoch, lease.owner):
             raise LeaseLost
         stopped = self._identity.stopped()
         if stopped is not None:
             raise LedgerStopped(stopped)
+        if span is not None and row.archived_until is not None and span.start < row.archived_until:
+            raise MonthClosed(closed(row.name, row.archived_until))
         return row
 
     def _write(

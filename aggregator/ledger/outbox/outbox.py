@@ -217,12 +217,22 @@ returning event_id
 
 # What the sink took and rejected later has used up its identifier: sent again it would be a duplicate, counted as accepted
 # and yet not booked. The meter's next pass plans it anew, under the next revision, if the window still goes
-# through the sink. The meter is held first, as by a pass.
+# through the sink. The meter is held first, as by a pass; for what was dismissed, too, since that keeps no month open.
 HOLD_METERS = """
 select id from aggregator.meter
  where id in (select feed.meter_id from aggregator.parked join aggregator.feed on feed.id = parked.feed_id
-               where parked.event_id = any(%(events)s) and (parked.was_accepted or feed.ordered))
+               where parked.event_id = any(%(events)s)
+                 and (parked.was_accepted or feed.ordered or parked.dismissed_at is not null))
  order by id for update
+"""
+
+# Nothing of a closed month goes any more: no sink takes it, no pass plans it, and it may be on its way to an archive.
+OF_OPEN_MONTHS = """
+select event.id
+  from aggregator.event
+  join aggregator.feed on feed.id = event.feed_id
+  join aggregator.meter on meter.id = feed.meter_id
+ where event.id = any(%(events)s) and event.window_start >= coalesce(meter.archived_until, '-infinity')
 """
 
 REPLAN = """
@@ -475,11 +485,12 @@ class Outbox(Part):
         """Let held or refused events go, on a person's word; return those that were. Who decides is put on record.
 
         They are due as they were planned, but for what the sink took before and rejected later: that is planned anew.
-        With one event of a move, all of it goes.
+        With one event of a move, all of it goes. Nothing of a month that is closed to be archived does.
         """
         with self._database.transaction() as connection:
             values = {"events": moves.whole(connection, events), "now": now}
             connection.execute(HOLD_METERS, values)
+            values["events"] = [number for (number,) in connection.execute(OF_OPEN_MONTHS, values)]
             due = connection.execute(RELEASE, values).fetchall()
             again = connection.execute(REPLAN, values).fetchall()
             # A decrease that is held behind it would be planned again in its place, and held again, for ever.

@@ -409,7 +409,7 @@ def _oldest_waiting(
     sealed = registered.meter.sealed_until(now)
     waiting = [
         *left,
-        shrink_guard.waiting(connection, registered),
+        shrink_guard.waiting(connection, registered, sealed),
         reassert.waiting(connection, registered.feeds, sealed, now),
         customers.ready(connection, registered.id, sealed) if lease.is_mapped else None,
     ]

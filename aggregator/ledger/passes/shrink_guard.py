@@ -72,14 +72,23 @@ with ripe as (
 select event_id from released
 """  # noqa: S608 - our own text
 
+# Of a window that is too old to be billed, nothing is held: it is read again all the same.
 OLDEST_GUARDED = """
-select min(event.window_start) from aggregator.parked join aggregator.event on event.id = parked.event_id
- where parked.feed_id = any(%(feeds)s) and parked.guard = 'shrink_guard' and parked.dismissed_at is null
+select least(
+    (select min(event.window_start) from aggregator.parked join aggregator.event on event.id = parked.event_id
+      where parked.feed_id = any(%(feeds)s) and parked.guard = 'shrink_guard' and parked.dismissed_at is null),
+    (select min(window_start) from aggregator.guarded
+      where meter_id = %(meter_id)s and window_start >= coalesce(%(sealed)s::timestamptz, '-infinity')))
 """
 
+# A window that is as it was, so that nothing of it is held any more, is not waited for either.
 FORGET_GUARDED = """
 delete from aggregator.guarded
- where meter_id = %(meter_id)s and window_start >= %(start)s and window_start < %(end)s and since <= %(ripe)s
+ where meter_id = %(meter_id)s and window_start >= %(start)s and window_start < %(end)s
+   and (since <= %(ripe)s
+        or not exists (select from aggregator.parked join aggregator.event on event.id = parked.event_id
+                        where parked.feed_id = any(%(feeds)s) and parked.guard = 'shrink_guard'
+                          and event.window_start = guarded.window_start))
 """
 
 
@@ -139,8 +148,12 @@ def note_or_believe(
     note_newer_than(connection, [row[0] for row in gone], now)
 
 
-def waiting(connection: Connection, registered: Registered) -> dt.datetime | None:
-    """Return the oldest window that is to be read a second time, so that it is, however old it is."""
+def waiting(connection: Connection, registered: Registered, sealed: dt.datetime | None) -> dt.datetime | None:
+    """Return the oldest window that is to be read a second time, so that it is, however old it is.
+
+    Before `sealed` the source has no rows any more.
+    """
     feeds = [feed.id for feed in registered.feeds]
-    row = connection.execute(OLDEST_GUARDED, {"feeds": feeds}).fetchone()
+    values = {"feeds": feeds, "meter_id": registered.id, "sealed": sealed}
+    row = connection.execute(OLDEST_GUARDED, values).fetchone()
     return row[0] if row else None

@@ -85,7 +85,8 @@ select event.id, meter.name, sink.name, event.customer, event.window_start, even
        parked.state::text, parked.reason, parked.since, event.at, event.identifier,
        coalesce(event.attempted_at, event.settled_at), parked.was_accepted, coalesce(slot.replan, false),
        parked.dismissed_at, parked.look_at,
-       event.window_start >= feed.since and (feed.until is null or event.window_start < feed.until), parked.guard
+       event.window_start >= feed.since and (feed.until is null or event.window_start < feed.until), parked.guard,
+       event.window_start < coalesce(meter.archived_until, '-infinity')
   from aggregator.parked
   join aggregator.event on event.id = parked.event_id
   join aggregator.feed on feed.id = parked.feed_id
@@ -148,6 +149,8 @@ class Waiting(NamedTuple):
     """Whether its window goes through its sink by the terms of now."""
     guard: str | None
     """Which guard holds it, by its key in the configuration."""
+    closed: bool
+    """Whether its month is closed to be archived: nothing of it is planned or sent any more."""
 
 
 class Choice(NamedTuple):
