@@ -191,8 +191,14 @@ class Application:
         self._called: dict[str, str] = {}
         """The ids that customers have now, by those that they had at first or later."""
         self._pace = conditions.window / 3
-        for meter in meters if conditions.sampled is None else ():
-            scheduler.after(self._pace * random.random(), lambda meter=meter: self._work(meter))  # type: ignore[misc]
+        self._settled_until: dt.datetime | None = None
+        if conditions.sampled is None:
+            self._begin_work()
+
+    def _begin_work(self) -> None:
+        for meter in self.tables:
+            delay = self._pace * self._random.random()
+            self._scheduler.after(delay, lambda meter=meter: self._work(meter))  # type: ignore[misc]
 
     def customers(self) -> list[str]:
         """Name the customers, each with every model where usage is kept apart by those."""
@@ -223,6 +229,15 @@ class Application:
         self.resting = True
         for xid in list(self._open):
             self._commit(xid)
+
+    def settle(self) -> None:
+        """Change nothing any more of what there is by now."""
+        self._settled_until = self._scheduler.now
+
+    def go_on(self) -> None:
+        """Go on with all traffic."""
+        self.resting = False
+        self._begin_work()
 
     def replicate(self) -> None:
         """Keep a log of what is committed from now on."""
@@ -313,7 +328,8 @@ class Application:
         return Decimal(self._random.randint(1, 10 ** (1 + places))).scaleb(-places)
 
     def _any(self, table: Table) -> Row | None:
-        ids = list(table.rows)
+        settled = self._settled_until
+        ids = [number for number, row in table.rows.items() if settled is None or row.at >= settled]
         return table.rows[self._random.choice(ids)] if ids else None
 
     def _update(self, table: Table) -> Callable[[], None]:

@@ -24,6 +24,12 @@ class Conditions:
     """Everything that is drawn for one life. Rates are per call, per event or per transaction."""
 
     days: int = 4
+    begins_after: dt.timedelta = dt.timedelta(0)
+    """How much later than others it begins."""
+    goes_on_at: dt.datetime | None = None
+    """When it goes on after months in which nothing ran; None: it ends before anything is old."""
+    notes: int = 0
+    """How often a person writes something beside an event of a closed month."""
     window: dt.timedelta = HOUR
     customers: int = 3
     models: int = 0

@@ -33,6 +33,7 @@ from tests.simulation.apart import customer_of
 from tests.simulation.application import Application
 from tests.simulation.conditions import DAY, HOUR, MINUTE, Conditions
 from tests.simulation.hosts import Host
+from tests.simulation.invariants_archived import ArchivedMonths
 from tests.simulation.invariants_files import Filed
 from tests.simulation.invariants_guard import Guarded
 from tests.simulation.invariants_moved import Moved
@@ -101,6 +102,7 @@ class Invariants:
         self.latest = ""
         """The verb that was used last."""
         self.filed = Filed(self.leaving, require)
+        self.months = ArchivedMonths(application, require)
         self._guarded = Guarded(require)
         self.ranges = Ranges(conditions.window, require)
         self.moved = Moved(conditions, marks, require)
@@ -125,6 +127,8 @@ class Invariants:
         """Events about which something was concluded while the ledger was wound back."""
         self._shifted: set[tuple[str, str, dt.date]] = set()
         """Days that agreed at an adoption though their windows did not: what was moved within a day, and back."""
+        self._taken: set[str] = set()
+        """Messages that were on record whenever all was quiet: a ledger forgets them after months."""
         self._nobody: set[tuple[str, str]] = set()
         """Meters and customers that neither ledger nor source knew at an adoption: what was billed stays billed."""
 
@@ -133,6 +137,8 @@ class Invariants:
     def restored(self, before: Tables, tables: Tables) -> None:
         """Begin anew with what a restore has left."""
         self.wound_back = True
+        self.months.restored(tables)
+        tables = self.months.whole(tables)
         for claim in before.claims.values():
             if claim.settled_at is None:
                 self._in_hand.update(
@@ -170,13 +176,17 @@ class Invariants:
             self.filed.adopted(tables)
             return
         names = {feed.id: called(tables.meters[feed.meter_id].name) for feed in tables.feeds.values()}
+        tables = self.months.whole(tables)
+        is_settled = self.months.is_settled
         comparisons: dict[tuple[str, str, dt.date], Decimal] = defaultdict(Decimal)
-        for slot in slots_of(tables):
+        slots = [slot for slot in slots_of(tables) if not is_settled(slot.window_start)]
+        for slot in slots:
             comparisons[names[slot.feed_id], slot.customer, slot.window_start.date()] += slot.total
         held: dict[tuple[str, str, dt.date], Decimal] = defaultdict(Decimal)
-        for (meter, customer, start), much in self.service.by_slot.items():
+        booked = {place: much for place, much in self.service.by_slot.items() if not is_settled(place[2])}
+        for (meter, customer, start), much in booked.items():
             held[meter, customer, start.date()] += much
-        known = {key[:2] for key in comparisons}
+        known = {(names[slot.feed_id], slot.customer) for slot in slots_of(tables)}
         for key in comparisons.keys() | held.keys():
             if key[:2] not in known:
                 self._nobody.add(key[:2])
@@ -190,14 +200,13 @@ class Invariants:
                 ", not",
                 held[key],
             )
-        windows = {
-            (names[each.feed_id], each.customer, each.window_start): each.total for each in slots_of(tables)
-        }
-        for place in windows.keys() | self.service.by_slot.keys():
-            if windows.get(place, ZERO) != self.service.by_slot.get(place, ZERO) and place[:2] in known:
+        windows = {(names[each.feed_id], each.customer, each.window_start): each.total for each in slots}
+        for place in windows.keys() | booked.keys():
+            if windows.get(place, ZERO) != booked.get(place, ZERO) and place[:2] in known:
                 self._shifted.add((*place[:2], place[2].date()))
                 self._marks.saw("moved within a day, and back")
-        require(not tables.outbox, "adopted as the service has it", "something is still owed")
+        owed = [event for event in tables.outbox if not is_settled(tables.events[event].window_start)]
+        require(not owed, "adopted as the service has it", "something is still owed")
 
     def put_away(self, path: str, identifiers: Collection[str]) -> None:
         """Forget a file that a person has taken away: what was in it was undone."""
@@ -245,7 +254,9 @@ class Invariants:
         require(
             row.planned_at >= settled, "not before its window ended", event, "was planned at", row.planned_at
         )
-        require(now - 35 * DAY < event.at <= now + 5 * MINUTE, "within the limits", event)
+        oldest = now - 35 * DAY if row.attempts == 1 else event.at - DAY
+        # What may have left, by a process that died, is asked for once more however old it is: it may be there.
+        require(oldest < event.at <= now + 5 * MINUTE, "within the limits", event)
         if self._adds and not self._conditions.files:
             left = self._first_left.setdefault(event.identifier, now)
             proven = now - left <= 20 * HOUR + LEAVES_WITHIN
@@ -260,6 +271,9 @@ class Invariants:
 
     def booked(self, event: Event, amount: Decimal) -> None:
         """Look at what the service has just booked."""
+        closed = self.months.closed_until(event.meter)
+        again = closed is not None and event.window_start < closed
+        require(not again, "nothing of a closed month is billed again", event)
         if (event.meter, event.customer) in self._nobody:
             return
         table = self._application.tables[event.meter]
@@ -331,6 +345,7 @@ class Invariants:
     def verb(self, process: Process, name: str, values: tuple[object, ...], done: object) -> None:
         """Look at the ledger right after a transaction of it."""
         self.latest = name
+        self.months.verb(name, values, self._tables)
         if self._newest:
             self._newest.verb(name, self._tables())
         if name == "settle" and isinstance(values[0], Wanted) and done:
@@ -373,6 +388,15 @@ class Invariants:
                 lease.epoch == newest, "only the holder commits", process.name, lease.epoch, "is not", newest
             )
             require(query in process.complete, "only a complete read is committed", this.span)
+            closed = self.months.closed_until(called(lease.registered.meter.name))
+            is_open = closed is None or this.span.start >= closed
+            require(
+                is_open,
+                "nothing of a closed month is read again",
+                this.span,
+                "and it is closed until",
+                closed,
+            )
             assert isinstance(done, Tally)
             self._shown(called(lease.registered.meter.name), process.shown[query], this)
             self._committed(called(lease.registered.meter.name), spool, this, done)
@@ -593,7 +617,9 @@ class Invariants:
     # The whole, now and then.
 
     def all(self, tables: Tables) -> None:
-        """Look at everything the ledger holds."""
+        """Look at everything the ledger holds, and at what it has let go."""
+        self.months.look(tables)
+        tables = self.months.whole(tables)
         by_slot: dict[SlotId, list[EventRow]] = defaultdict(list)
         for event in sorted(tables.events.values(), key=lambda event: event.id):
             by_slot[event.slot_id].append(event)
@@ -697,6 +723,7 @@ class Invariants:
         """When all is quiet: service = ledger = source, to the unit, but for what is listed by name."""
         self.all(tables)
         self._rests(tables)
+        tables = self.months.whole(tables)
         parked: dict[tuple[str, str, dt.datetime], Decimal] = defaultdict(Decimal)
         last: dict[tuple[str, str, dt.datetime], Decimal] = {}
         for event in tables.events.values():
@@ -732,7 +759,8 @@ class Invariants:
         self._days_agree(tables, names, parked)
         for meter, table in self._application.tables.items():
             if meter not in {called(each) for each in self.unconfigured()}:
-                self._settled(tables, meter, table.truth(), table.spoilt())
+                truth = self.months.truth(meter, table.truth())
+                self._settled(tables, meter, truth, self.months.spoilt(meter, table.spoilt(), truth))
 
     def _rests(self, tables: Tables) -> None:
         """Nothing is owed, begun or asked for any more."""
@@ -744,8 +772,8 @@ class Invariants:
             if row.state in {CancellationState.ASKED, CancellationState.TAKEN}
         ]
         require(not asked, "it comes to rest", "cancellations are open:", asked)
-        taken = {name for _, name in tables.notifications}
-        require(taken == set(self.mail), "every message is taken", taken ^ set(self.mail))
+        self._taken.update(name for _, name in tables.notifications)
+        require(self._taken == set(self.mail), "every message is taken", self._taken ^ set(self.mail))
         if self._conditions.files:
             self.filed.at_the_end(tables)
         if self._newest:

@@ -33,6 +33,7 @@ from aggregator.delivery.file_writer import FileWriter
 from aggregator.delivery.first_use import FirstUse
 from aggregator.delivery.sender import Delivered, Sender, Worker
 from aggregator.errors import AggregatorError, InvariantBroken, LeaseLost, LedgerStopped, MeterRefused
+from aggregator.ledger.archives import Archive, Written
 from aggregator.ledger.clock import LedgerClock
 from aggregator.ledger.ledger import Ledger
 from aggregator.ledger.meters import Registered
@@ -49,6 +50,7 @@ from tests.simulation.backfilling import Backfilling
 from tests.simulation.beforehand import Beforehand
 from tests.simulation.by_cursor import LivedCursorSource, settings
 from tests.simulation.by_mapping import ACCOUNTS, EVERY, Accounts, GatedCustomers, mapping_of
+from tests.simulation.by_months import GatedArchives, Months
 from tests.simulation.by_samples import Account, LivedSampledSource, sampling_of
 from tests.simulation.cancel_gate import CancelGate
 from tests.simulation.carrying import Carrying
@@ -68,6 +70,7 @@ from tests.simulation.mail import Mail, MailGate
 from tests.simulation.marks import Marks
 from tests.simulation.memory import MemoryLedger, MemoryMeters, Tables
 from tests.simulation.memory_adopting import MemoryAdopting
+from tests.simulation.memory_archives import MemoryArchives
 from tests.simulation.memory_cancelling import MemoryCancellations
 from tests.simulation.memory_customers import MemoryCustomers
 from tests.simulation.memory_files import MemoryFiles
@@ -76,6 +79,7 @@ from tests.simulation.memory_identity import Disk, MemoryIdentity
 from tests.simulation.memory_in_doubt import MemoryInDoubt
 from tests.simulation.memory_notifications import MemoryNotifications
 from tests.simulation.memory_outbox import MemoryOutbox
+from tests.simulation.memory_parked import MemoryParked
 from tests.simulation.memory_passes import MemoryPasses
 from tests.simulation.memory_samples import MemorySamples
 from tests.simulation.memory_totals import MemoryRunningTotals
@@ -145,6 +149,8 @@ class InMemory:
             places=MemoryPlaces(self.ledger),
             adoption=MemoryAdopting(self.ledger),
             customers=MemoryCustomers(self.ledger),
+            archives=MemoryArchives(self.ledger, identity),
+            parked=MemoryParked(self.ledger),
         )
 
     def tables(self) -> Tables:
@@ -179,12 +185,13 @@ class Life:
         self.random = random.Random(seed)
         dice = random.Random(f"{seed}: restores")
         self.conditions = conditions or drawn(seed, self.random, dice)
-        self.scheduler = Scheduler(START)
+        self.start = START + self.conditions.begins_after
+        self.scheduler = Scheduler(self.start)
         self.marks = Marks()
         self.trace = Trace(lambda: self.scheduler.now, kept)
         names = [f"meter_{number}" for number in range(1, self.conditions.meters + 1)]
         self.application = Application(self.scheduler, self.conditions, self.random, names)
-        whole = Span(START, START + self.conditions.days * DAY)
+        whole = Span(self.start, self.start + self.conditions.days * DAY)
         chance = random.Random(f"{seed}: what is shown")
         self.spells = Spells(self.conditions, chance, self.marks, whole, self.application.customers())
         chance = random.Random(f"{seed}: who answers")
@@ -217,10 +224,14 @@ class Life:
         meters = [self._meter(name) for name in names]
         self.configuring = Configuring(self, meters, random.Random(f"{seed}: configuration"))
         self.watch.unconfigured = self.configuring.unconfigured
-        self._draw_service()
+        self._draw_service(self.start)
         self.resting = False
         self.ended = False
+        self.off = False
+        """Whether no process runs, and none is started."""
         memory = self.ledger.ledger if isinstance(self.ledger, InMemory) else None
+        chance = random.Random(f"{seed}: after months")
+        self.months = Months(self, memory, chance) if self.conditions.goes_on_at else None
         self.new_ids = NewIds(self, memory, random.Random(f"{seed}: new ids"))
         self.backfilling = Backfilling(self, random.Random(f"{seed}: backfills"))
         self.carrying = Carrying(self, random.Random(f"{seed}: who carries files"))
@@ -254,7 +265,7 @@ class Life:
             fingerprint="f" * 64,
             sinks=(SINK,),
             window=conditions.window,
-            start_at=START,
+            start_at=self.start,
             delay=conditions.delay,
             revisit=conditions.revisit,
             decimals=conditions.decimals,
@@ -271,19 +282,19 @@ class Life:
             else Changed(name, "c", conditions.asked, conditions.fully),
         )
 
-    def _draw_service(self) -> None:
+    def _draw_service(self, begin: dt.datetime) -> None:
         conditions, days = self.conditions, self.conditions.days
         for _ in range(conditions.black_holes):
-            start = START + days * DAY * self.random.random()
+            start = begin + days * DAY * self.random.random()
             self.service.black_holes.append(Span(start, start + conditions.black_hole))
         for _ in range(conditions.halts):
-            start = START + days * DAY * self.random.random()
+            start = begin + days * DAY * self.random.random()
             self.scheduler.at(start, lambda: self.service.halt(halted=True))
             self.scheduler.at(
                 start + 10 * HOUR * self.random.random(), lambda: self.service.halt(halted=False)
             )
         for _ in range(conditions.vanishes):
-            start = START + days * DAY * self.random.random()
+            start = begin + days * DAY * self.random.random()
             customer = self.random.choice(self.application.customers())
             self.service.gone.append((customer, Span(start, start + 6 * HOUR * self.random.random())))
         self.service.unknown_customers.update(self.application.customers()[: conditions.refuses])
@@ -292,29 +303,59 @@ class Life:
         """Live: some days of faults, then rest, then the end. Raises Violation."""
         with stepped_threads(self.scheduler):
             try:
-                end = START + self.conditions.days * DAY
+                end = self.start + self.conditions.days * DAY
                 if self.conditions.held_before:
-                    self.scheduler.run(START + self.beforehand.begins_after)
+                    self.scheduler.run(self.start + self.beforehand.begins_after)
                     self.beforehand.book()
                     self.beforehand.look()
                 for number in range(self.conditions.daemons):
                     self._start(f"daemon {number + 1}")
-                self._plan_people(end)
-                self.carrying.plan(START, end)
-                self.hosts.plan(START, end, self.conditions.clock_jumps)
-                if self.restoring is not None:
-                    self.restoring.plan(START, end)
-                while self.scheduler.now < end:
-                    self.scheduler.run(min(self.scheduler.now + DAY / 2, end))
-                    self.watch.all(self.ledger.tables())
-                self._calm()
-                self._rest(end)
+                self._plan_people(self.start, end)
+                self.carrying.plan(self.start, end)
+                self._plan_trouble(self.start, end)
+                self.live_until(end)
+                if self.months is not None:
+                    self.months.live()
                 if self.account is not None:
                     self.account.fill_all()
                 self.watch.at_the_end(self.ledger.tables())
             finally:
                 self.ended = True
                 self.scheduler.close()
+                if self.months is not None:
+                    self.months.close()
+
+    def _plan_trouble(self, start: dt.datetime, end: dt.datetime) -> None:
+        self.hosts.plan(start, end, self.conditions.clock_jumps)
+        if self.restoring is not None:
+            self.restoring.plan(start, end)
+
+    def live_until(self, end: dt.datetime) -> None:
+        """Live until then with all faults, and rest."""
+        while self.scheduler.now < end:
+            self.scheduler.run(min(self.scheduler.now + DAY / 2, end))
+            self.watch.all(self.ledger.tables())
+        self._calm()
+        self._rest(end)
+
+    def turn_off(self) -> None:
+        """End every daemon, and start none."""
+        self.off = True
+        for daemon in list(self.daemons):
+            if daemon.process.alive:
+                self.scheduler.kill(daemon.process)
+
+    def turn_on(self, start: dt.datetime, end: dt.datetime) -> None:
+        """Start all daemons again, and let everybody go on as before."""
+        self.off = self.resting = False
+        self.application.go_on()
+        self._draw_service(start)
+        if self.restoring is not None:
+            self.restoring.forget_backups()
+        for number in range(self.conditions.daemons):
+            self._start(f"daemon {number + 1}")
+        self._plan_people(start, end)
+        self._plan_trouble(start, end)
 
     def _rest(self, since: dt.datetime) -> None:
         """Let time pass until all is quiet; what is sent again takes its turns, more where windows are read singly.
@@ -341,13 +382,13 @@ class Life:
 
     def elapsed(self) -> float:
         """Return the seconds since the life began, on a clock that nobody sets."""
-        return (self.scheduler.now - START).total_seconds()
+        return (self.scheduler.now - self.start).total_seconds()
 
     # Processes.
 
     def _start(self, name: str) -> None:
         """Start a daemon, and start another one whenever it dies."""
-        if self.ended:
+        if self.ended or self.off:
             return
         if self.hosts.of(name).dead:
             self._restart(name)
@@ -367,6 +408,8 @@ class Life:
         if self.conditions.decreases is Decreases.CANCEL:
             self.scheduler.spawn(process, f"{name} cancelling", daemon.cancel)
         process.died = lambda: self._restart(name)
+        if self.months is not None and self.months.begun:
+            self.scheduler.spawn(process, f"{name} archiving", lambda: daemon.archive(self.months))  # type: ignore[arg-type]
         if self.accounts is not None:
             self.scheduler.spawn(process, f"{name} mapping", lambda: daemon.map(self.accounts))  # type: ignore[arg-type]
         for meter in self.configuring.of(name):
@@ -401,14 +444,14 @@ class Life:
 
     # People.
 
-    def _plan_people(self, end: dt.datetime) -> None:
+    def _plan_people(self, start: dt.datetime, end: dt.datetime) -> None:
         for _ in range(self.conditions.days * 2):
-            self.scheduler.at(START + (end - START) * self.random.random(), self._look)
-        self.backfilling.plan(START, end)
-        self.new_ids.plan(START, end)
+            self.scheduler.at(start + (end - start) * self.random.random(), self._look)
+        self.backfilling.plan(start, end)
+        self.new_ids.plan(start, end)
         if self.accounts is not None:
-            self.accounts.plan(START, end)
-        self.configuring.plan(START, end)
+            self.accounts.plan(start, end)
+        self.configuring.plan(start, end)
 
     def _look(self) -> None:
         """Let a person look at what is parked."""
@@ -427,6 +470,19 @@ class Life:
     def by_hand(self) -> Ledger:
         """The ledger as a person's command has it."""
         return self.ledger.verbs(uuid.UUID(int=0), self.hosts.all[0].disk)
+
+    def gate_of(self, process: Process) -> tuple[Gate, dict[str, object]]:
+        """Return the way out of a process that a person has started, on the first host, and the parts of its ledger."""
+        clock = LedgerClock(SKEW, lambda: self.scheduler.now, self.elapsed)
+        gate = Gate(self.scheduler, process, self.conditions, self.random, self.marks, self.trace, clock)
+        gate.hear()
+        return gate, vars(self.ledger.verbs(process.owner, self.hosts.all[0].disk))
+
+    def did(self, process: Process, name: str, values: tuple[object, ...], done: object) -> None:
+        """Look on after a verb that a person has used."""
+        self.trace.tell(process.name, name, "->", _short((done,)))
+        self.watch.verb(process, name, values, done)
+        self.looked()
 
     def process(self, process: Process, name: str, meters: Sequence[Meter]) -> "Daemon":
         """Return the parts of a process that a person has started."""
@@ -464,6 +520,7 @@ class Daemon:
         self._gate.hear()
         parts = vars(life.ledger.verbs(process.owner, host.disk))
         gates = {name: Behind(self._gate, part, self._did) for name, part in parts.items()}
+        gates["archives"] = GatedArchives(self._gate, parts["archives"], self._did)
         self._ledger = as_ledger(**(gates | {"identity": parts["identity"]}))
         self._registered: dict[str, Registered] = {
             name: _knowing(known, life.conditions.write_model)
@@ -617,6 +674,10 @@ class Daemon:
             self._round(lambda: shell.run_once(self._gate.now()))
             self._scheduler.wait(EVERY * (8 if self._life.resting else 1) * (0.5 + self._random.random()))
 
+    def archive(self, months: Months) -> None:
+        """Archive what is old, for ever."""
+        months.archive(self._gate, self._ledger, self._round)
+
     def hear(self) -> None:
         """Ask for messages, for ever."""
         shell = self._intake()
@@ -711,6 +772,8 @@ class Daemon:
         if name in CLOCKS_AGREE and done is not None:
             life.watch.claimed(self.host, done, set(self._names))
         life.looked()
+        if life.months is not None:
+            life.months.did(name)
         if name in CLOCKS_AGREE and done is not None:
             life.carrying.claimed()
             if life.restoring is not None:
@@ -743,7 +806,9 @@ def _short(values: tuple[object, ...]) -> str:
     for value in values:
         span = getattr(value, "span", None)
         events = getattr(value, "events", None)
-        if span is not None:
+        if isinstance(value, Archive | Written):
+            parts.append(value.name)
+        elif span is not None:
             parts.append(str(span))
         elif isinstance(value, FileClaim):
             parts.append(f"file {value.id} of {value.events}, try {value.tries}")
@@ -792,7 +857,7 @@ def outcome(life: Life) -> Lived:
         lived.rule, lived.facts = "an assertion of the code itself", f"{type(broken).__name__}: {broken}"
     except Exception:  # noqa: BLE001 - whatever it is, it is said with its seed, and other lives go on
         lived.rule, lived.facts = "nothing breaks", traceback.format_exc()
-    lived.days = (life.scheduler.now - START) / DAY
+    lived.days = (life.scheduler.now - life.start) / DAY
     lived.events = life.service.received
     if lived.rule:
         lived.trace = str(life.trace)

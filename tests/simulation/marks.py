@@ -116,6 +116,18 @@ RARE = (
     "a source shows part",
     "a source shows doubled",
     "a source shows refused",
+    "a month is written to an archive",
+    "a month is out of the ledger",
+    "a month is brought back",
+    "a month is let go again",
+    "a month waits for a person",
+    "an archive is damaged",
+    "an archive is there, and the answer is lost",
+    "a day has changed after others were removed",
+    "usage of a closed month is written",
+    "record committed, answer lost",
+    "remove committed, answer lost",
+    "restore committed, answer lost",
 )
 """Every mark that a large run must reach."""
 

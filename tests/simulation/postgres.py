@@ -15,6 +15,7 @@ import psycopg
 from psycopg import sql
 
 from aggregator.core.changed import Touched
+from aggregator.core.dimensions import of_mapping
 from aggregator.core.model import (
     ClaimId,
     Definition,
@@ -25,6 +26,7 @@ from aggregator.core.model import (
     State,
 )
 from aggregator.core.states import CancellationState
+from aggregator.ledger.archives import Archives
 from aggregator.ledger.clock import LedgerClock
 from aggregator.ledger.database import Connection, Database
 from aggregator.ledger.ledger import Ledger
@@ -38,10 +40,12 @@ from aggregator.ledger.outbox.uploads import Uploads
 from aggregator.ledger.passes.passes import Passes
 from aggregator.ledger.review.cancellations import Cancellations
 from aggregator.ledger.review.in_doubt import InDoubt
+from aggregator.ledger.review.parked import ParkedEvents
 from aggregator.ledger.samples import Samples
 from tests.simulation.apart import DIMENSION, SIGN
 from tests.simulation.life import ANSWER, HOLD, LEASE, LEAVE
 from tests.simulation.memory import (
+    ArchiveRow,
     CancellationRow,
     ClaimRow,
     CutoverRow,
@@ -58,6 +62,7 @@ from tests.simulation.memory import (
     SamplingRow,
     SeriesRow,
     SlotRow,
+    Sums,
     Tables,
     UnreadRow,
 )
@@ -127,6 +132,8 @@ class InPostgres:
             "first_uses": FirstUses(database),
             "uploads": Uploads(database),
             "places": Places(database),
+            "archives": Archives(database),
+            "parked": ParkedEvents(database),
         }
         clocked = {name: _Clocked(part, self._about_to_write) for name, part in parts.items()}
         return as_ledger(**clocked, identity=Unpinned())
@@ -198,11 +205,13 @@ def read(connection: psycopg.Connection[Any]) -> Tables:
     tables.halted = dict(rows("select id, halted_reason from aggregator.sink where halted_at is not null"))
     for row in rows(
         "select id, name, fingerprint, start_at, mark, reread_from, swept, hourly_at, daily_at, waits_for,"
-        " lease_owner, lease_until, epoch, seen_until, left_epoch, left_as, formerly, read, doubtful_until"
+        " lease_owner, lease_until, epoch, seen_until, left_epoch, left_as, formerly, read, doubtful_until, '{}',"
+        " archived_until"
         " from aggregator.meter order by id"
     ):
         tables.meters[row[0]] = MeterRow(*row)
         tables.meters[row[0]].formerly = tuple(tables.meters[row[0]].formerly)
+        tables.meters[row[0]].adopted = ()
         tables.fences[row[0]] = {}
     for row in rows(
         "select id, meter_id, sink_id, since, until, shadow, shadow_until, read_until, lost, ordered,"
@@ -225,7 +234,27 @@ def read(connection: psycopg.Connection[Any]) -> Tables:
     for meter, since, fingerprint in rows("select meter_id, since, fingerprint from aggregator.touched"):
         tables.touched[meter] = Touched(since, fingerprint)
     _read_samples(rows, tables)
+    _read_archives(rows, tables)
     return tables
+
+
+def _read_archives(rows: Callable[[str], list[tuple[Any, ...]]], tables: Tables) -> None:
+    """Read what has left; of an archive, all but when what was done, and what a row of a pass says in it."""
+    for (dimensions,) in rows("select dimensions from aggregator.combination"):
+        tables.combinations.add(of_mapping(dimensions))
+    for row in rows(
+        "select id, meter_id, month, removed_until, written_at, place, name, bytes, sha256, slots, events, first_event,"
+        " last_event, verified_at, removed_at, restored_at from aggregator.archive order by id"
+    ):
+        tables.archives[row[0]] = ArchiveRow(*row)
+    for feed, month, customer, *sums in rows(
+        f"select feed_id, month, {NAME}, slots, quantity, total from aggregator.archived_usage as its"
+    ):
+        tables.archived_usage[feed, month, customer] = Sums(*sums)
+    for feed, hour, *sums in rows(
+        "select feed_id, hour, slots, quantity, total from aggregator.archived_hour"
+    ):
+        tables.archived_hours[feed, hour] = Sums(*sums)
 
 
 def _read_samples(rows: Callable[[str], list[tuple[Any, ...]]], tables: Tables) -> None:
@@ -339,7 +368,7 @@ def differences(one: Tables, other: Tables) -> list[str]:
     for name in (
         "meters", "sinks", "halted", "feeds", "slots", "events", "outbox", "parked", "claims", "carries", "definitions",
         "samplings", "series", "fences", "unread", "guarded", "rejections", "reassertions", "files", "cancellations",
-        "notifications", "polled", "touched",
+        "notifications", "polled", "touched", "archived_usage", "archived_hours",
     ):  # fmt: skip
         left, right = getattr(one, name), getattr(other, name)
         keys = [key for key in {**left, **right} if left.get(key) != right.get(key)]
@@ -347,4 +376,13 @@ def differences(one: Tables, other: Tables) -> list[str]:
     sampled = [
         {meter: sorted(map(repr, rows)) for meter, rows in each.samples.items()} for each in (one, other)
     ]
+    archived = [
+        [
+            (row.meter_id, row.month, row.slots, row.events, row.first_event, row.last_event, row.removed_until,
+             bool(row.removed_at), bool(row.restored_at))
+            for row in sorted(each.archives.values(), key=lambda row: (row.meter_id, row.month))
+        ]
+        for each in (one, other)
+    ]  # fmt: skip
+    found += [] if archived[0] == archived[1] else [f"archives: {archived[0]} and {archived[1]}"]
     return found + (["samples"] if sampled[0] != sampled[1] else [])

@@ -110,6 +110,10 @@ class Restoring:
                 scheduler.at(start + HOUR + (end - start - HOUR) * dice(), self._back_up)
             scheduler.at(start + (end - start) * (0.2 + 0.8 * dice()), self._arm)
 
+    def forget_backups(self) -> None:
+        """Keep no backup of months ago."""
+        self._backups.clear()
+
     def _back_up(self) -> None:
         self._backups.append(back_up(self._ledger))
 

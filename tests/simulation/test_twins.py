@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import pytest
 
 from aggregator.ledger.adoption import Adopting
+from aggregator.ledger.archives import Archives
 from aggregator.ledger.customers import Customers
 from aggregator.ledger.cutovers import Cutovers
 from aggregator.ledger.identity import LedgerIdentity
@@ -23,6 +24,7 @@ from aggregator.ledger.review.in_doubt import InDoubt
 from aggregator.ledger.samples import Samples
 from tests.simulation.memory import MemoryMeters
 from tests.simulation.memory_adopting import MemoryAdopting
+from tests.simulation.memory_archives import MemoryArchives
 from tests.simulation.memory_cancelling import MemoryCancellations
 from tests.simulation.memory_customers import MemoryCustomers
 from tests.simulation.memory_cutovers import MemoryCutovers
@@ -52,11 +54,13 @@ TWINS: dict[type, type] = {
     MemoryUploads: Uploads,
     MemoryPlaces: Places,
     MemoryAdopting: Adopting,
+    MemoryArchives: Archives,
     MemoryCutovers: Cutovers,
     MemoryCustomers: Customers,
 }
 
 NOT_LIVED: dict[type, set[str]] = {
+    Archives: {"old", "open", "sizes"},
     Meters: {"look", "memory", "note_unstable", "redefine"},
     Passes: {"preview"},
     RunningTotals: {"of_all"},
