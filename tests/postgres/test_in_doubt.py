@@ -37,6 +37,10 @@ from tests.postgres.world import HOUR, METER, MINUTE, START, World
 SECOND = dt.timedelta(seconds=1)
 
 
+CLOSED = ("", "")
+"""Nothing is changed in the configuration: the month is archived."""
+
+
 @pytest.fixture
 def owing(world: World) -> World:
     """A world that owes three customers one event each."""
@@ -584,6 +588,7 @@ def test_released_after_a_rejection(owing: World, in_doubt: InDoubt, call: Calla
         (("{fake: ", "{other: "), "does not feed fake any more"),
         (("start_at:", "data_retained_from: 2026-11-20T00:00Z\n    start_at:"), "`data_retained_from`"),
         (None, "`bill_until`"),
+        (CLOSED, "Its month is archived"),
     ],
 )
 def test_what_no_pass_would_plan_anew_is_not_released(
@@ -602,6 +607,8 @@ def test_what_no_pass_would_plan_anew_is_not_released(
     config = path.read_text()
     if away is None:
         owing.one("update aggregator.feed set until = %s returning id", START)
+    elif away == CLOSED:
+        owing.execute("update aggregator.meter set archived_until = %s", START + HOUR)
     else:
         path.write_text(config.replace(*away).replace("[fake]", "[other]" if "fake" in away[0] else "[fake]"))
     told = call("release", event)
@@ -610,8 +617,8 @@ def test_what_no_pass_would_plan_anew_is_not_released(
     assert why in told.output
     assert owing.one("select replan from aggregator.slot where tail = %s", event) is False
     assert list(json.loads(call("release", event, "--json").stdout)["not_anew"]) == [str(event)]
-    if away is None:
-        owing.one("update aggregator.feed set until = null returning id")
+    owing.execute("update aggregator.feed set until = null")
+    owing.execute("update aggregator.meter set archived_until = null")
     path.write_text(config)
     assert "Planned anew by the next pass: 1 event" in call("release", event).output
 
