@@ -139,26 +139,17 @@ def test_a_window_set_aside_is_asked_for_again_however_old_it_is(database: Datab
     assert world.one("select count(*) from aggregator.unread") == 0
 
 
-def test_a_window_that_is_as_it_was_waits_for_nothing(world: World) -> None:
-    """What was held of it was replaced within the hour, so no later reading would have anything to confirm."""
-    used, world.source.uses = world.source.uses, []
-    world.at(2, 5)
-    assert world.collect().guarded == 1
-    world.source.uses = used
-    world.at(2, 10)
-    go_on(world)
-    assert world.one("select count(*) from aggregator.guarded") == 0
-    assert billed(world) == 100
-
-
 def test_a_window_too_old_to_be_billed_is_read_a_second_time_too(world: World) -> None:
     """Nothing of it is held, since its decreases are refused at once. Its month would stay open for ever."""
     used, world.source.uses = world.source.uses, []
     world.at(24 * 90, 5)
     assert world.collect().guarded == 1
+    world.at(24 * 90, 10)
+    world.collect()
+    assert world.one("select mark from aggregator.meter") == START + 24 * 90 * HOUR
     assert world.one("select count(*) from aggregator.parked where state = 'held'") == 0
     world.source.uses = used
-    world.at(24 * 90 + 1, 10)
+    world.at(24 * 90 + 1, 15)
     go_on(world)
     assert world.one("select sum(quantity) from aggregator.slot") == 100
     assert world.one("select count(*) from aggregator.guarded") == 0

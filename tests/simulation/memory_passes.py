@@ -317,13 +317,8 @@ class MemoryPasses:
                 gone.append(event_id)
             else:
                 parked.guard, parked.reason = None, LOWERS
-        held = {
-            tables.events[event].window_start
-            for event, parked in tables.parked.items()
-            if parked.guard is Guard.SHRINK and parked.feed_id in feeds
-        }
         for key, since in list(tables.guarded.items()):
-            if key[0] == registered.id and key[1] in this.span and (since <= ripe or key[1] not in held):
+            if key[0] == registered.id and key[1] in this.span and since <= ripe:
                 del tables.guarded[key]
         note_newer_than(self._ledger, gone, this.now)
 

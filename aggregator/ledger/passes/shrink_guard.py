@@ -72,7 +72,7 @@ with ripe as (
 select event_id from released
 """  # noqa: S608 - our own text
 
-# Of a window that is too old to be billed, nothing is held: it is read again all the same.
+# Of a window that is too old to be billed, or that is as it was, nothing is held: it is read again all the same.
 OLDEST_GUARDED = """
 select least(
     (select min(event.window_start) from aggregator.parked join aggregator.event on event.id = parked.event_id
@@ -81,14 +81,9 @@ select least(
       where meter_id = %(meter_id)s and window_start >= coalesce(%(sealed)s::timestamptz, '-infinity')))
 """
 
-# A window that is as it was, so that nothing of it is held any more, is not waited for either.
 FORGET_GUARDED = """
 delete from aggregator.guarded
- where meter_id = %(meter_id)s and window_start >= %(start)s and window_start < %(end)s
-   and (since <= %(ripe)s
-        or not exists (select from aggregator.parked join aggregator.event on event.id = parked.event_id
-                        where parked.feed_id = any(%(feeds)s) and parked.guard = 'shrink_guard'
-                          and event.window_start = guarded.window_start))
+ where meter_id = %(meter_id)s and window_start >= %(start)s and window_start < %(end)s and since <= %(ripe)s
 """
 
 
