@@ -58,7 +58,7 @@ class HttpCalls:
         self._host, self._base = parts.hostname, parts.path.rstrip("/")
         self._port = parts.port or (443 if parts.scheme == "https" else 80)
         self._named = parts.netloc.rpartition("@")[2]
-        self._ca_file = ca_file if parts.scheme == "https" else None
+        self._encrypted, self._ca_file = parts.scheme == "https", ca_file
         self.timeout_seconds = timeout_seconds
         self._loop = asyncio.get_running_loop()
         self._open: set[_Connection] = set()
@@ -72,7 +72,7 @@ class HttpCalls:
     @cached_property
     def _tls(self) -> ssl.SSLContext | None:
         """Made for the first connection: reading the authorities takes longer than many calls."""
-        return ssl.create_default_context(cafile=self._ca_file) if self._ca_file else None
+        return ssl.create_default_context(cafile=self._ca_file) if self._encrypted else None
 
     def head(self, path: str, headers: Mapping[str, str], method: str = "POST") -> bytes:
         """Return how calls to a path begin. Raises ValueError if it cannot be sent as lines of plain text."""
