@@ -31,11 +31,6 @@ OF_ALL = re.compile(r"\baggregator\.(slot|event|attempt|events_of)\b")
 
 SLOT = "id, window_start, combination, stamped_at, tail, feed_id, revision, replan, customer, quantity, total"
 
-EVENT = (
-    "id, slot_id, pass_id, feed_id, revision, window_start, at, planned_at, exposed_at, attempted_at, settled_at,"
-    " combination, state, attempts, customer, identifier, delta, total, quantity, transport, request_id, reason"
-)
-
 # A sum in the place of the slots that it is of: it has no events, so of what was billed it says as much as they did.
 OF_SUMS = """
 create temporary view slot as
@@ -57,7 +52,7 @@ COPY = f"copy pg_temp.archived ({', '.join(Row._fields)}) from stdin"
 GONE_ATTEMPTS = "having not exists (select from aggregator.attempt where attempt.id = tried.id)"
 FILL = (
     f"insert into pg_temp.archived_slot {AS_SLOTS.format(rows='archived')}",
-    f"insert into pg_temp.archived_event ({EVENT}) select {EVENT} from ({AS_EVENTS.format(rows='archived')}) as its",  # noqa: S608 - our own text
+    f"insert into pg_temp.archived_event {AS_EVENTS.format(rows='archived')}",
     f"insert into pg_temp.archived_attempt {AS_ATTEMPTS.format(rows='archived')} {GONE_ATTEMPTS}",
     "create index on pg_temp.archived_slot (feed_id, window_start, customer, combination)",
     "create index on pg_temp.archived_event (id)",

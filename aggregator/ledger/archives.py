@@ -201,6 +201,7 @@ select slot_id, window_start, combination, stamped_at, tail, feed_id, slot_revis
   from pg_temp.{rows} where revision is null or revision = 0
  order by feed_id, window_start, customer, combination
 """
+# In the order of the columns of `aggregator.event`.
 AS_EVENTS = """
 select event_id as id, slot_id, pass_id, feed_id, revision, window_start, at, planned_at, exposed_at, attempted_at,
        settled_at, combination, state::aggregator.event_state as state, attempts, customer, identifier,

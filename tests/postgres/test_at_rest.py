@@ -40,6 +40,13 @@ select id, slot_id, pass_id, feed_id, revision, window_start, at, planned_at, ex
   from aggregator.event order by id
 """
 
+REST = (
+    "with gone as (delete from aggregator.outbox returning *)"
+    + to_rest("gone", state="'refused'", reason="gone.reason", settled_at="gone.due_at")
+    + "from gone"
+)
+"""Puts all events of the outbox to rest."""
+
 WHOLE = "select * from aggregator.outbox order by event_id"
 
 
@@ -66,11 +73,7 @@ def owing(world: World) -> World:
 def test_an_event_says_the_same_at_rest(owing: World) -> None:
     """Whatever was null in the outbox, or is null at rest."""
     before = owing.rows(SHOWN)
-    owing.execute(
-        "with gone as (delete from aggregator.outbox returning *)"
-        + to_rest("gone", state="'refused'", reason="gone.reason", settled_at="gone.due_at")
-        + "from gone"
-    )
+    owing.execute(REST)
     assert owing.rows(SHOWN) == before
     assert owing.one("select count(*) from aggregator.outbox") == 0
     assert set(owing.rows("select state::text, settled_at from aggregator.event")) == {("refused", LATER)}
@@ -79,11 +82,7 @@ def test_an_event_says_the_same_at_rest(owing: World) -> None:
 def test_an_event_is_sent_after_all_as_it_was(owing: World) -> None:
     """What went to rest and back is as if it had never left, byte for byte."""
     before = owing.rows(WHOLE)
-    owing.execute(
-        "with gone as (delete from aggregator.outbox returning *)"
-        + to_rest("gone", state="'refused'", reason="gone.reason", settled_at="gone.due_at")
-        + "from gone"
-    )
+    owing.execute(REST)
     owing.execute(
         "with taken as (delete from aggregator.event_at_rest returning *)"
         + to_outbox("taken", sink="1", due_at="taken.settled_at", reason="taken.reason")
@@ -99,11 +98,7 @@ def test_the_events_of_a_slot_are_found_wherever_they_are(owing: World) -> None:
     for _ in range(2):
         assert {count for _, count in owing.rows(others)} == {1}
         assert {count for _, count in owing.rows(first)} == {1}
-        owing.execute(
-            "with gone as (delete from aggregator.outbox returning *)"
-            + to_rest("gone", state="'refused'", reason="null", settled_at="null")
-            + "from gone"
-        )
+        owing.execute(REST)
 
 
 def test_whoever_moves_events_looks_them_up_by_their_keys(owing: World, ledger_url: str) -> None:
